@@ -1,0 +1,220 @@
+"""Datasets for training and evaluation: CIFAR-10 (npz or its python batches) and folders of images."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+
+from models.pixels import as_seen, resize_and_crop
+from models.spec import Preprocessing
+
+Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, H, W], int64 [B]
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+HELD_OUT = 10  # without a folder of its own, every tenth image of a class is the test set
+
+
+class DataError(ValueError):
+    """The data set is absent, incomplete or unreadable."""
+
+
+class ArrayImages(Dataset[Batch]):
+    """Images held in memory: uint8 [N, 3, H, W] and their labels."""
+
+    workers: ClassVar[int] = 0
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[Any]) -> None:
+        self.images = torch.from_numpy(np.ascontiguousarray(images))
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        chosen = torch.as_tensor(indices)
+        return self.images[chosen], self.labels[chosen]
+
+
+class FolderImages(Dataset[Batch]):
+    """Image files, decoded as they are asked for and brought to the network's input size."""
+
+    workers: ClassVar[int] = 2
+
+    def __init__(self, files: Sequence[tuple[Path, int]], preprocessing: Preprocessing) -> None:
+        self.files = files
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        images = np.stack([self.read(self.files[index][0]) for index in indices])
+        labels = torch.tensor([self.files[index][1] for index in indices])
+        return torch.from_numpy(images).permute(0, 3, 1, 2), labels
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        try:
+            with Image.open(path) as image:
+                return resize_and_crop(as_seen(image), self.preprocessing)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{path}: not a readable image ({error})") from error
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A labelled data set, its name, and the part of it that training never sees."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: ArrayImages | FolderImages
+    test: ArrayImages | FolderImages
+
+
+def load_splits(folder: Path, preprocessing: Preprocessing) -> Splits:
+    """Read CIFAR-10 as `cifar10-{train,test}.npz` or python batches, else a folder with one sub-folder a class."""
+    if (folder / "cifar10-train.npz").is_file():
+        return read_cifar_npz(folder)
+    for batches in (folder, folder / "cifar-10-batches-py"):
+        if (batches / "batches.meta").is_file():
+            return read_cifar_batches(batches)
+    if folder.is_dir():
+        return read_image_folder(folder, preprocessing)
+    raise DataError(f"{folder}: no such folder; expected CIFAR-10 (npz or python batches) or one sub-folder a class")
+
+
+def read_cifar_npz(folder: Path) -> Splits:
+    parts = {}
+    class_names: tuple[str, ...] = ()
+    for part in ("train", "test"):
+        path = folder / f"cifar10-{part}.npz"
+        try:
+            with np.load(path) as arrays:  # allow_pickle is off
+                parts[part] = ArrayImages(arrays["images"], arrays["labels"])
+                class_names = tuple(str(name) for name in arrays["class_names"])
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: expected arrays images, labels and class_names ({error})") from error
+    return Splits("cifar10", class_names, parts["train"], parts["test"])
+
+
+def read_cifar_batches(folder: Path) -> Splits:
+    def part(names: Sequence[str]) -> ArrayImages:
+        batches = [read_cifar_pickle(folder / name) for name in names]
+        images = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        return ArrayImages(images, np.concatenate([batch[b"labels"] for batch in batches]))
+
+    names = read_cifar_pickle(folder / "batches.meta")[b"label_names"]
+    class_names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    train = part([f"data_batch_{number}" for number in range(1, 6)])
+    return Splits("cifar10", class_names, train, part(["test_batch"]))
+
+
+class ArraysOnly(pickle.Unpickler):
+    """CIFAR-10 is published as pickles: lists, bytes and NumPy arrays. Nothing else may be built, let alone called."""
+
+    ALLOWED: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, a CIFAR-10 batch holds arrays only")
+        return super().find_class(module, name)
+
+
+def read_cifar_pickle(path: Path) -> dict[bytes, Any]:
+    def restricted(file: IO[bytes]) -> Any:
+        return ArraysOnly(file, encoding="bytes").load()
+
+    try:
+        with path.open("rb") as file:
+            content = restricted(file)
+    except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: not a CIFAR-10 python batch ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a {type(content).__name__}, expected the dictionary of a CIFAR-10 batch")
+    return content
+
+
+def read_image_folder(folder: Path, preprocessing: Preprocessing) -> Splits:
+    """`train/CLASS/*` with `val` or `test` beside it, or `CLASS/*` of which every tenth image is held out."""
+    held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+    if (folder / "train").is_dir() and held_out is not None:
+        class_names = class_folders(folder / "train")
+        train = [item for files in files_by_class(folder / "train", class_names) for item in files]
+        test = [item for files in files_by_class(held_out, class_names) for item in files]
+    else:
+        class_names = class_folders(folder)
+        by_class = files_by_class(folder, class_names)
+        train = [item for files in by_class for number, item in enumerate(files) if number % HELD_OUT]
+        test = [item for files in by_class for item in files[::HELD_OUT]]
+    if not train or not test:
+        raise DataError(f"{folder}: {len(train)} images to train on, {len(test)} to test on; expected some of each")
+    return Splits(folder.name, class_names, FolderImages(train, preprocessing), FolderImages(test, preprocessing))
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    if len(names) < 2:
+        raise DataError(f"{folder}: {len(names)} class folders, expected at least 2")
+    return names
+
+
+def files_by_class(folder: Path, class_names: Sequence[str]) -> list[list[tuple[Path, int]]]:
+    found = []
+    for label, name in enumerate(class_names):
+        entries = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        found.append([(path, label) for path in entries if path.suffix.lower() in IMAGE_SUFFIXES])
+    return found
+
+
+def shuffled_batches(dataset: ArrayImages | FolderImages, batch_size: int, seed: int, epoch: int) -> DataLoader[Batch]:
+    """One epoch's batches in an order that depends on seed and epoch alone; a short last batch is dropped."""
+    generator = generator_for(seed, epoch)
+    sampler = BatchSampler(
+        RandomSampler(range(len(dataset)), generator=generator), batch_size, drop_last=len(dataset) > batch_size
+    )
+    return DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=as_is, num_workers=dataset.workers, generator=generator
+    )
+
+
+def batches_in_order(dataset: ArrayImages | FolderImages, batch_size: int) -> DataLoader[Batch]:
+    return DataLoader(dataset, batch_size, shuffle=False, collate_fn=as_is, num_workers=dataset.workers)
+
+
+def as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def generator_for(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+
+
+def flip_and_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Mirror half the images and shift each by up to `padding` pixels over black (He et al. 2015, section 4.2)."""
+    count, _, height, width = images.shape
+    flipped = torch.rand(count, generator=generator) < 0.5
+    images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+    windows = torch.nn.functional.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    rows, columns = torch.randint(2 * padding + 1, (2, count), generator=generator)
+    return windows[torch.arange(count), :, rows, columns]
+
+
+def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [B, 3, H, W] -> float32 of the same shape, `(pixel / 255 - mean) / std`, channels last in memory."""
+    mean = torch.tensor(preprocessing.mean, device=images.device)[:, None, None]
+    std = torch.tensor(preprocessing.std, device=images.device)[:, None, None]
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
