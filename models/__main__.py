@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from models.card import write_card
-from models.data import DataError, load_splits
+from models.data import DataError, Part, load_split
 from models.spec import Shortcut, SpecError, spec_for
 from models.train import Precision, Recipe, Run, fastest_precision, train
 from models.weights import CheckpointError
@@ -63,12 +63,12 @@ def run_train(options: argparse.Namespace) -> int:
     )
     spec = spec_for(options.variant, shortcut=options.shortcut)
     print(f"reading {options.data}", flush=True)
-    splits = load_splits(options.data, spec.preprocessing)
-    spec = spec_for(options.variant, shortcut=options.shortcut, num_classes=len(splits.class_names))
+    train_split, test_split = (load_split(options.data, part, spec.preprocessing) for part in Part)
+    spec = spec_for(options.variant, shortcut=options.shortcut, num_classes=len(train_split.class_names))
     folder = options.out or Path("runs") / f"{options.variant}-seed{options.seed}"
-    run = Run(folder, spec, recipe, splits, device)
+    run = Run(folder, spec, recipe, train_split, test_split, device)
     print(
-        f"training {spec.variant} on {len(splits.train)} images of {splits.name}, {recipe.epochs} epochs, "
+        f"training {spec.variant} on {len(train_split.images)} images of {train_split.name}, {recipe.epochs} epochs, "
         f"{recipe.precision} on {device}; run folder {folder}",
         flush=True,
     )

@@ -16,22 +16,33 @@ def write_card(checkpoint_path: Path) -> Path:
 
 
 def card(checkpoint: Checkpoint, path: Path) -> str:
-    spec, training = checkpoint.spec, checkpoint.training
+    description = checkpoint.description
+    spec, training = description.spec, description.training
+    pixels = spec.preprocessing
     recipe, test = training["recipe"], training["test"]
     parameters = sum(tensor.numel() for name, tensor in checkpoint.tensors.items() if "running" not in name)
+    rows = {
+        "Top-1": f"**{test['top1']:.2%}** ({test['correct']} of {test['n']} test images, float32, last epoch)",
+        "Data": f"{training['data']}, {training['train_images']} training images, {spec.num_classes} classes",
+        "Network": f"{spec.ordering}, {spec.block} blocks, {spec.shortcut} shortcuts",
+        "Parameters": f"{parameters / 1e6:.2f} M",
+        "Input": f"{pixels.crop} x {pixels.crop} RGB, mean {pixels.mean}, std {pixels.std}",
+        "Epochs": recipe["epochs"],
+        "Seed": recipe["seed"],
+        "Optimiser": f"SGD, Nesterov momentum {recipe['momentum']}, weight decay {recipe['weight_decay']}",
+        "Schedule": f"batch {recipe['batch_size']}, learning rate to {recipe['peak_lr']} over "
+        f"{recipe['warmup_epochs']} epochs, then cosine to 0",
+        "Augmentation": f"mirror, shift by up to {recipe['crop_padding']} pixels",
+        "Precision": f"{recipe['precision']} (weights and updates float32)",
+        "Trained": f"{training['finished']} on {training['device']}, torch {training['torch']}",
+        "sha256": f"`{checkpoint.sha256}`",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""# {spec.variant}
 
 | | |
 |---|---|
-| Top-1 | **{test["top1"]:.2%}** ({test["correct"]} of {test["n"]} test images, float32, last epoch) |
-| Data | {training["data"]}, {training["train_images"]} training images, {len(checkpoint.class_names)} classes |
-| Network | {spec.ordering}, {spec.block} blocks, {spec.shortcut} shortcuts, {parameters / 1e6:.2f} M parameters |
-| Input | {spec.preprocessing.crop} x {spec.preprocessing.crop} RGB, mean {spec.preprocessing.mean}, std {spec.preprocessing.std} |
-| Epochs, seed | {recipe["epochs"]}, {recipe["seed"]} |
-| Recipe | SGD, Nesterov momentum {recipe["momentum"]}, weight decay {recipe["weight_decay"]}, batch {recipe["batch_size"]}, learning rate to {recipe["peak_lr"]} in {recipe["warmup_epochs"]} epochs, then cosine to 0; mirror, shift by {recipe["crop_padding"]} |
-| Precision | {recipe["precision"]} (weights and updates float32) |
-| Trained | {training["finished"]} on {training["device"]}, torch {training["torch"]} |
-| sha256 | `{checkpoint.sha256}` |
+{table}
 
 One seed: a difference of a few tenths of a point to another network of this size may be chance. The accuracy of the
 last epoch is reported as it came; nothing was chosen on the test set. Learning curves: `{path.stem}.log.jsonl`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -69,52 +70,54 @@ class FolderImages(Dataset[Batch]):
             raise DataError(f"{path}: not a readable image ({error})") from error
 
 
+class Part(StrEnum):
+    """Training never sees the test part."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
 @dataclass(frozen=True)
-class Splits:
-    """A labelled data set, its name, and the part of it that training never sees."""
+class Split:
+    """One part of a labelled data set; a label is an index into `class_names`."""
 
     name: str
     class_names: tuple[str, ...]
-    train: ArrayImages | FolderImages
-    test: ArrayImages | FolderImages
+    images: ArrayImages | FolderImages
 
 
-def load_splits(folder: Path, preprocessing: Preprocessing) -> Splits:
-    """Read CIFAR-10 as `cifar10-{train,test}.npz` or python batches, else a folder with one sub-folder a class."""
-    if (folder / "cifar10-train.npz").is_file():
-        return read_cifar_npz(folder)
+def load_split(folder: Path, part: Part, preprocessing: Preprocessing) -> Split:
+    """Read CIFAR-10 as `cifar10-{train,test}.npz` or python batches, else a folder with one sub-folder a class.
+
+    Raises:
+        DataError: the folder is absent, or what it holds is incomplete or unreadable.
+    """
+    if (folder / "cifar10-test.npz").is_file():
+        return read_cifar_npz(folder / f"cifar10-{part}.npz")
     for batches in (folder, folder / "cifar-10-batches-py"):
         if (batches / "batches.meta").is_file():
-            return read_cifar_batches(batches)
+            return read_cifar_batches(batches, part)
     if folder.is_dir():
-        return read_image_folder(folder, preprocessing)
+        return read_image_folder(folder, part, preprocessing)
     raise DataError(f"{folder}: no such folder; expected CIFAR-10 (npz or python batches) or one sub-folder a class")
 
 
-def read_cifar_npz(folder: Path) -> Splits:
-    parts = {}
-    class_names: tuple[str, ...] = ()
-    for part in ("train", "test"):
-        path = folder / f"cifar10-{part}.npz"
-        try:
-            with np.load(path) as arrays:  # allow_pickle is off
-                parts[part] = ArrayImages(arrays["images"], arrays["labels"])
-                class_names = tuple(str(name) for name in arrays["class_names"])
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path}: expected arrays images, labels and class_names ({error})") from error
-    return Splits("cifar10", class_names, parts["train"], parts["test"])
+def read_cifar_npz(path: Path) -> Split:
+    try:
+        with np.load(path) as arrays:  # allow_pickle is off
+            class_names = tuple(str(name) for name in arrays["class_names"])
+            return Split("cifar10", class_names, ArrayImages(arrays["images"], arrays["labels"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: expected arrays images, labels and class_names ({error})") from error
 
 
-def read_cifar_batches(folder: Path) -> Splits:
-    def part(names: Sequence[str]) -> ArrayImages:
-        batches = [read_cifar_pickle(folder / name) for name in names]
-        images = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-        return ArrayImages(images, np.concatenate([batch[b"labels"] for batch in batches]))
-
+def read_cifar_batches(folder: Path, part: Part) -> Split:
+    files = [f"data_batch_{number}" for number in range(1, 6)] if part is Part.TRAIN else ["test_batch"]
+    batches = [read_cifar_pickle(folder / name) for name in files]
     names = read_cifar_pickle(folder / "batches.meta")[b"label_names"]
     class_names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
-    train = part([f"data_batch_{number}" for number in range(1, 6)])
-    return Splits("cifar10", class_names, train, part(["test_batch"]))
+    images = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    return Split("cifar10", class_names, ArrayImages(images, np.concatenate([batch[b"labels"] for batch in batches])))
 
 
 class ArraysOnly(pickle.Unpickler):
@@ -148,21 +151,21 @@ def read_cifar_pickle(path: Path) -> dict[bytes, Any]:
     return content
 
 
-def read_image_folder(folder: Path, preprocessing: Preprocessing) -> Splits:
+def read_image_folder(folder: Path, part: Part, preprocessing: Preprocessing) -> Split:
     """`train/CLASS/*` with `val` or `test` beside it, or `CLASS/*` of which every tenth image is held out."""
     held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if (folder / "train").is_dir() and held_out is not None:
         class_names = class_folders(folder / "train")
-        train = [item for files in files_by_class(folder / "train", class_names) for item in files]
-        test = [item for files in files_by_class(held_out, class_names) for item in files]
+        by_class = files_by_class(folder / "train" if part is Part.TRAIN else held_out, class_names)
     else:
         class_names = class_folders(folder)
         by_class = files_by_class(folder, class_names)
-        train = [item for files in by_class for number, item in enumerate(files) if number % HELD_OUT]
-        test = [item for files in by_class for item in files[::HELD_OUT]]
-    if not train or not test:
-        raise DataError(f"{folder}: {len(train)} images to train on, {len(test)} to test on; expected some of each")
-    return Splits(folder.name, class_names, FolderImages(train, preprocessing), FolderImages(test, preprocessing))
+        for files in by_class:
+            files[:] = [item for number, item in enumerate(files) if (number % HELD_OUT == 0) is (part is Part.TEST)]
+    files = [item for files in by_class for item in files]
+    if not files:
+        raise DataError(f"{folder}: no images in its {part} part; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return Split(folder.name, class_names, FolderImages(files, preprocessing))
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -195,7 +198,8 @@ def batches_in_order(dataset: ArrayImages | FolderImages, batch_size: int) -> Da
     return DataLoader(dataset, batch_size, shuffle=False, collate_fn=as_is, num_workers=dataset.workers)
 
 
-def as_is(batch: Batch) -> Batch:
+def as_is(batch: Any) -> Any:
+    """`__getitems__` has collated it already."""
     return batch
 
 

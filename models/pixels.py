@@ -7,36 +7,49 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from models.spec import Interpolation, Preprocessing
 
+# What people send as photographs. Pillow's further formats stay shut: some run other programs (EPS), none is asked for.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO")
 FILTERS = {
     Interpolation.BILINEAR: Image.Resampling.BILINEAR,
     Interpolation.BICUBIC: Image.Resampling.BICUBIC,
 }
+LAB, SRGB = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
 
 
 def as_seen(image: Image.Image) -> Image.Image:
     """The first frame as a person would see it: upright, 8 bits RGB, transparency over white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = to_8_bits(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "LAB":
+        return ImageCms.profileToProfile(image, LAB, SRGB, outputMode="RGB")  # Pillow's convert has no LAB
+    if image.mode[0] in "IF":
+        return to_8_bits(image).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        opaque = Image.new("RGB", image.size, "white")
+        opaque.paste(image, mask=image.getchannel("A"))
+        return opaque
     return image.convert("RGB")
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit samples keep their upper byte; Pillow's own `convert` would clip everything above 255 to white."""
-    samples = np.asarray(image)
-    if samples.dtype.kind == "f":
+    """Grey samples of 16 bits or more, scaled to 8; Pillow's own `convert` clips all above 255 to white.
+
+    Integers are read as 16 bits, the widest that image formats hold, and floats as 0 to 1; what goes beyond is
+    scaled by its own extremes.
+    """
+    samples = np.asarray(image).astype(np.float32)
+    low, high = (0.0, 1.0) if image.mode == "F" else (0.0, 65535.0)
+    if samples.min(initial=low) < low or samples.max(initial=high) > high:
         low, high = float(samples.min()), float(samples.max())
-        samples = (samples - low) * (255.0 / max(high - low, 1e-12))
-    elif samples.max(initial=0) > 255:
-        samples = np.clip(samples, 0, 65535) // 257
-    return Image.fromarray(samples.astype(np.uint8))
+    grey = (samples - low) * (255.0 / (high - low))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[samples == transparent] = 255.0
+    return Image.fromarray(np.rint(grey).astype(np.uint8))
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:

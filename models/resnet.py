@@ -8,11 +8,11 @@ Module names are torchvision's (`conv1`, `layer1.0.bn2`, `layer2.0.downsample.0`
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch import Tensor, nn, relu
+from torch.nn.functional import pad
 
 from models.spec import EXPANSION, BlockKind, BlockOrdering, ModelSpec, Shortcut, Stem
 
@@ -23,7 +23,7 @@ class Block(nn.Module):
     activates_stem: ClassVar[bool]  # BN and ReLU follow the first convolution
     activates_head: ClassVar[bool]  # BN and ReLU follow the last addition
 
-    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Shortcut) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Shortcut) -> None:  # noqa: ARG002
         super().__init__()
 
 
@@ -44,7 +44,8 @@ class PostActBasicBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.bn1(self.conv1(x)))
         residual = self.bn2(self.conv2(residual))
-        return relu(self.downsample(x) + residual)
+        shortcut: Tensor = self.downsample(x)
+        return relu(shortcut + residual)
 
 
 class PreActBasicBlock(Block):
@@ -65,7 +66,8 @@ class PreActBasicBlock(Block):
         activated = relu(self.bn1(x))
         residual = self.conv1(activated)
         residual = self.conv2(relu(self.bn2(residual)))
-        return self.downsample(activated if projects(self.downsample) else x) + residual
+        shortcut: Tensor = self.downsample(activated if projects(self.downsample) else x)
+        return shortcut + residual
 
 
 class PostActBottleneck(Block):
@@ -92,7 +94,8 @@ class PostActBottleneck(Block):
         residual = relu(self.bn1(self.conv1(x)))
         residual = relu(self.bn2(self.conv2(residual)))
         residual = self.bn3(self.conv3(residual))
-        return relu(self.downsample(x) + residual)
+        shortcut: Tensor = self.downsample(x)
+        return relu(shortcut + residual)
 
 
 class PreActBottleneck(Block):
@@ -117,7 +120,8 @@ class PreActBottleneck(Block):
         residual = self.conv1(activated)
         residual = self.conv2(relu(self.bn2(residual)))
         residual = self.conv3(relu(self.bn3(residual)))
-        return self.downsample(activated if projects(self.downsample) else x) + residual
+        shortcut: Tensor = self.downsample(activated if projects(self.downsample) else x)
+        return shortcut + residual
 
 
 BLOCKS: dict[tuple[BlockOrdering, BlockKind], type[Block]] = {
@@ -177,7 +181,8 @@ class ResNet(nn.Module):
             x = self.get_submodule(name)(x)
         if self.norm is not None:
             x = relu(self.norm(x))
-        return cast(Tensor, self.fc(x.mean((2, 3))))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
 
 
 def build(spec: ModelSpec, seed: int | None = None) -> ResNet:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 
 class BlockOrdering(StrEnum):
@@ -129,28 +128,6 @@ class ModelSpec:
     def stage_channels(self) -> tuple[int, ...]:
         """Channels inside each stage's blocks, before a bottleneck's expansion."""
         return STAGE_CHANNELS[self.stem]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> ModelSpec:
-        return cls(
-            ordering=BlockOrdering(fields["ordering"]),
-            stem=Stem(fields["stem"]),
-            block=BlockKind(fields["block"]),
-            depth=int(fields["depth"]),
-            shortcut=Shortcut(fields["shortcut"]),
-            num_classes=int(fields["num_classes"]),
-            preprocessing=preprocessing_from_dict(fields["preprocessing"]),
-        )
-
-
-def preprocessing_from_dict(fields: dict[str, Any]) -> Preprocessing:
-    mean, std = (tuple(float(value) for value in fields[key]) for key in ("mean", "std"))
-    if len(mean) != 3 or len(std) != 3:
-        raise SpecError(f"mean {mean} and std {std} need one value for each of R, G, B")
-    return Preprocessing(int(fields["resize"]), int(fields["crop"]), mean, std, Interpolation(fields["interpolation"]))
 
 
 def cifar_spec(ordering: BlockOrdering, depth: int) -> ModelSpec:

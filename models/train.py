@@ -19,11 +19,11 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from models.atomic_file import write_atomically
-from models.data import Splits, flip_and_crop, generator_for, normalised, shuffled_batches
+from models.data import Split, flip_and_crop, generator_for, normalised, shuffled_batches
 from models.evaluate import Accuracy, evaluate
 from models.resnet import ResNet, build
 from models.spec import ModelSpec
-from models.weights import CheckpointError, write_checkpoint
+from models.weights import CheckpointError, Description, write_checkpoint
 
 GRADIENT_NORM_EVERY = 10  # steps; each costs a pass over all gradients
 
@@ -72,7 +72,8 @@ class Run:
     folder: Path
     spec: ModelSpec
     recipe: Recipe
-    splits: Splits
+    train_split: Split
+    test_split: Split
     device: torch.device
 
     @property
@@ -90,7 +91,7 @@ class Run:
     @property
     def identity(self) -> str:
         """What must be equal for a run to be continued rather than begun."""
-        return json.dumps({"spec": self.spec.to_dict(), "recipe": asdict(self.recipe), "data": self.splits.name})
+        return json.dumps({"spec": asdict(self.spec), "recipe": asdict(self.recipe), "data": self.train_split.name})
 
 
 def train(run: Run) -> Accuracy:
@@ -108,8 +109,8 @@ def train(run: Run) -> Accuracy:
         nesterov=True,
     )
     first_epoch = restore(run, network, optimizer)
-    accuracy = evaluate(network, run.splits.test, run.spec.preprocessing, run.device) if first_epoch else None
-    steps = len(shuffled_batches(run.splits.train, run.recipe.batch_size, run.recipe.seed, 0))
+    accuracy = evaluate(network, run.test_split.images, run.spec.preprocessing, run.device) if first_epoch else None
+    steps = len(shuffled_batches(run.train_split.images, run.recipe.batch_size, run.recipe.seed, 0))
     with tqdm(
         total=run.recipe.epochs * steps,
         initial=first_epoch * steps,
@@ -121,7 +122,7 @@ def train(run: Run) -> Accuracy:
             started = time.perf_counter()
             trained = train_one_epoch(run, network, optimizer, epoch, progress)
             seconds = time.perf_counter() - started
-            accuracy = evaluate(network, run.splits.test, run.spec.preprocessing, run.device)
+            accuracy = evaluate(network, run.test_split.images, run.spec.preprocessing, run.device)
             progress.set_postfix(epoch=epoch + 1, test=f"{accuracy.top1:.2%}")
             line = trained | {
                 "test_loss": round(accuracy.loss, 5),
@@ -133,7 +134,7 @@ def train(run: Run) -> Accuracy:
             save_state(run, network, optimizer, epoch + 1)
     assert accuracy is not None
     training = training_facts(run, accuracy)
-    write_checkpoint(run.checkpoint_path, network, run.spec, run.splits.class_names, training)
+    write_checkpoint(run.checkpoint_path, network, Description(run.spec, run.train_split.class_names, training))
     return accuracy
 
 
@@ -143,7 +144,7 @@ def train_one_epoch(
     """One pass over the training set; returns its line of the log, the test set's part excepted."""
     recipe = run.recipe
     generator = generator_for(recipe.seed, recipe.epochs + epoch)  # a stream apart from the shuffling's
-    batches = shuffled_batches(run.splits.train, recipe.batch_size, recipe.seed, epoch)
+    batches = shuffled_batches(run.train_split.images, recipe.batch_size, recipe.seed, epoch)
     loss_sum = torch.zeros((), device=run.device)
     correct = torch.zeros((), device=run.device)
     seen, lr = 0, 0.0
@@ -159,7 +160,7 @@ def train_one_epoch(
             logits = network(normalised(images, run.spec.preprocessing))
         loss = cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if index % GRADIENT_NORM_EVERY == 0:
             for stage, norm in gradient_norms(network).items():
                 norms[stage].append(norm)
@@ -233,8 +234,8 @@ def training_facts(run: Run, accuracy: Accuracy) -> dict[str, Any]:
     """What a model card says: the recipe, the data and the outcome."""
     return {
         "recipe": asdict(run.recipe),
-        "data": run.splits.name,
-        "train_images": len(run.splits.train),
+        "data": run.train_split.name,
+        "train_images": len(run.train_split.images),
         "test": {"correct": accuracy.correct, "n": accuracy.n, "top1": accuracy.top1},
         "finished": time.strftime("%Y-%m-%d"),
         "device": device_name(run.device),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -18,6 +18,7 @@ from models.spec import ModelSpec
 
 ZOO = Path(__file__).parent / "zoo"
 METADATA_KEY = "preflight"
+READ_AGAIN = "train it again with `python -m models train`, or fetch the file anew"
 
 
 class CheckpointError(ValueError):
@@ -25,18 +26,29 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Weights by name, the network they fit, its class names, and what training recorded (empty if nothing)."""
+class Description:
+    """A checkpoint's metadata: the network it fits, its class names, and what training recorded (empty if nothing)."""
 
     spec: ModelSpec
     class_names: tuple[str, ...]
     training: dict[str, Any]
+
+
+DESCRIPTION = TypeAdapter(Description)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights by name, with their description and the sha256 of the file they came from."""
+
+    description: Description
     tensors: dict[str, Tensor]
     sha256: str
 
     def network(self) -> ResNet:
         """The network in evaluation mode with these weights, every key and shape matched."""
-        network = build(self.spec)
+        spec = self.description.spec
+        network = build(spec)
         expected = network.state_dict()
         missing = sorted(expected.keys() - self.tensors.keys())
         surplus = sorted(self.tensors.keys() - expected.keys())
@@ -47,19 +59,15 @@ class Checkpoint:
         ]
         if missing or surplus or misshapen:
             raise CheckpointError(
-                f"the weights do not fit {self.spec.variant}: missing {missing}, surplus {surplus}, "
-                f"misshapen {misshapen}"
+                f"the weights do not fit {spec.variant}: missing {missing}, surplus {surplus}, misshapen {misshapen}"
             )
         network.load_state_dict(self.tensors)
         return network.eval()
 
 
-def write_checkpoint(
-    path: Path, network: ResNet, spec: ModelSpec, class_names: tuple[str, ...], training: dict[str, Any]
-) -> None:
+def write_checkpoint(path: Path, network: ResNet, description: Description) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    description = {"spec": spec.to_dict(), "class_names": class_names, "training": training}
-    write_atomically(path, save(tensors, {METADATA_KEY: json.dumps(description)}))
+    write_atomically(path, save(tensors, {METADATA_KEY: DESCRIPTION.dump_json(description).decode()}))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -72,14 +80,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        description = json.loads(metadata[METADATA_KEY])
-        spec = ModelSpec.from_dict(description["spec"])
+        description = DESCRIPTION.validate_json(metadata[METADATA_KEY])
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: its metadata does not describe a network ({error!r})") from error
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Checkpoint(spec, tuple(description["class_names"]), description["training"], tensors, sha256)
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); {READ_AGAIN}") from error
+    except KeyError:
+        raise CheckpointError(
+            f"{path}: no {METADATA_KEY!r} in its metadata, so not one of ours; {READ_AGAIN}"
+        ) from None
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: its metadata does not describe a network ({error}); {READ_AGAIN}") from error
+    return Checkpoint(description, tensors, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def zoo_path(variant: str) -> Path:

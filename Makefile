@@ -1,0 +1,60 @@
+# The ways in. Everything installs into .venv; nothing outside this folder is touched but BentoML's model store.
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(if $(shell $(name) -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' 2>/dev/null && echo yes),$(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 3000
+VARIANTS ?= resnet20-postact resnet20-preact
+DATA ?= ../shared/data/cifar10
+export BENTOML_DO_NOT_TRACK = True
+
+.PHONY: help demo test check fix train export serve loadtest build bench gpu-check lock clean
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+# An environment is as old as the lock that it was made from: `demo` needs less than `test` does.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c requirements/lock.txt
+$(VENV)/python: pyproject.toml requirements/lock.txt
+	$(if $(PYTHON),,$(error Python 3.11 or 3.12 is needed; say where it is: make PYTHON=/path/to/python3.12))
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet pip==26.3
+	@touch $@
+$(VENV)/demo: $(VENV)/python
+	@echo "Downloads about 210 MB and takes 0.9 GB of disk, with a CPU build of torch; with the package index's own"
+	@echo "build for CUDA it is 2.9 GB and 7 GB (README, 'Sizes', says how to take the CPU build)."
+	$(INSTALL) --group export --group loadtest --group demo
+	@touch $@
+$(VENV)/dev: $(VENV)/python
+	@echo "Downloads about 270 MB and takes 1.1 GB of disk, with a CPU build of torch; with the package index's own"
+	@echo "build for CUDA it is 3 GB and 7 GB (README, 'Sizes', says how to take the CPU build)."
+	$(INSTALL) --group dev
+	@touch $@ $(VENV)/demo
+
+demo: $(VENV)/demo ## export both orderings, serve, classify a photograph, load-test, compare
+	$(BIN)/python demo.py
+test: $(VENV)/dev ## every test that this machine can run
+	$(BIN)/python -m pytest
+check: $(VENV)/dev ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+fix: $(VENV)/dev ## format and repair what can be repaired
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+train: $(VENV)/dev ## train VARIANTS on DATA; run again to resume
+	for variant in $(VARIANTS); do $(BIN)/python -m models train $$variant --data $(DATA) || exit; done
+export: $(VENV)/demo ## export VARIANTS to BentoML's model store
+	for variant in $(VARIANTS); do $(BIN)/python -m export $$variant $(if $(wildcard $(DATA)),--data $(DATA)) || exit; done
+serve: export ## serve VARIANTS in the foreground on PORT
+	$(BIN)/bentoml serve serving.service:Preflight --port $(PORT)
+loadtest: $(VENV)/demo ## compare VARIANTS on a running service at PORT
+	$(BIN)/python -m loadtests compare $(VARIANTS) --host http://localhost:$(PORT)
+build: export ## pack the service and its models into a bento
+	$(BIN)/bentoml build
+bench: $(VENV)/dev ## measure this machine; figures go to build/bench
+	$(BIN)/python -m tests.bench
+lock: $(VENV)/dev ## renew the pinned versions
+	$(BIN)/uv pip compile $(LOCK) --upgrade --group dev -o requirements/lock.txt
+	$(BIN)/uv pip compile $(LOCK) --group serve -c requirements/lock.txt -o requirements/serve.txt
+LOCK = --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-find-links --no-emit-index-url
+clean: ## remove what the targets made here
+	rm -rf $(VENV) build runs

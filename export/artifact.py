@@ -1,0 +1,154 @@
+"""The artifact: model files and, written last, a manifest that makes them provable. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from models.atomic_file import write_atomically
+from models.spec import ModelSpec, Preprocessing
+
+MANIFEST = "manifest.json"
+DIGEST_LENGTH = 16  # hexadecimal digits of the manifest's sha256 in a version
+Dimension = int | Literal["batch"]
+Sha256 = str
+
+
+class ArtifactError(ValueError):
+    """An artifact is absent, incomplete, changed, or contradicts itself."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Strict):
+    """A tensor of the graph by name; `batch` marks the dynamic axis."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[Dimension, ...]
+
+
+class Parity(Strict):
+    """The exported graph against the network it came from, on the same images."""
+
+    max_abs_logit_difference: float
+    top1_agreement: float
+    n: int
+    images: str
+
+
+class Accuracy(Strict):
+    """Top-1 of the exported graph on a labelled test set."""
+
+    top1: float
+    correct: int
+    n: int
+    data: str
+
+
+class Manifest(Strict):
+    """Everything that is true of the model files beside it.
+
+    `not_measured` gives the reason for every measurement that is null, and for those alone.
+    """
+
+    schema_version: Literal[1] = 1
+    variant: str
+    trained: bool
+    spec: ModelSpec
+    labels: tuple[str, ...]
+    input: TensorSpec
+    output: TensorSpec
+    precision: Literal["fp32"]
+    runtime: Literal["onnxruntime"]
+    opset: int
+    max_batch_size: int = Field(ge=1)
+    files: dict[str, Sha256]
+    checkpoint_sha256: Sha256 | None
+    preprocessing_sha256: Sha256
+    parity: Parity | None
+    accuracy: Accuracy | None
+    commit: str | None
+    not_measured: dict[str, str]
+    packages: dict[str, str]
+
+    @model_validator(mode="after")
+    def agrees_with_itself(self) -> Manifest:
+        if len(self.labels) != self.spec.num_classes or self.output.shape[-1] != self.spec.num_classes:
+            raise ValueError(
+                f"{len(self.labels)} labels and {self.output.shape[-1]} logits for {self.spec.num_classes} classes"
+            )
+        if self.preprocessing_sha256 != preprocessing_sha256(self.spec.preprocessing):
+            raise ValueError("the preprocessing is not the one that was hashed")
+        nullable = {"checkpoint_sha256", "parity", "accuracy", "commit"}
+        null = {name for name in nullable if getattr(self, name) is None}
+        if null != self.not_measured.keys():
+            raise ValueError(f"null are {sorted(null)}, reasons are given for {sorted(self.not_measured)}")
+        return self
+
+
+def preprocessing_sha256(preprocessing: Preprocessing) -> Sha256:
+    return hashlib.sha256(TypeAdapter(Preprocessing).dump_json(preprocessing)).hexdigest()
+
+
+def file_sha256(path: Path) -> Sha256:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    return manifest.model_dump_json(indent=2).encode() + b"\n"
+
+
+def version_of(manifest: Manifest) -> str:
+    """The tag's version `<runtime>-<precision>-<digest>`; the digest covers the manifest and so every file's hash."""
+    return f"{manifest.runtime}-{manifest.precision}-{digest(manifest_bytes(manifest))}"
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """The last file of an artifact to be written: without it the folder is not one."""
+    write_atomically(folder / MANIFEST, manifest_bytes(manifest))
+
+
+def read_manifest(folder: Path, version: str) -> Manifest:
+    """Read and check an artifact against the version under which it was registered.
+
+    Raises:
+        ArtifactError: the manifest or a file is missing, changed or malformed.
+    """
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: {error.strerror}; without a manifest this is no artifact, export again"
+        ) from error
+    expected = version.rpartition("-")[2]
+    if digest(content) != expected:
+        raise ArtifactError(
+            f"{path}: its digest is {digest(content)}, registered was {expected}: it has been changed; export again"
+        )
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: not a manifest that this version reads ({error}); export again") from error
+    for name, sha256 in manifest.files.items():
+        try:
+            found = file_sha256(folder / name)
+        except OSError as error:
+            raise ArtifactError(f"{folder / name}: {error.strerror}; export {manifest.variant} again") from error
+        if found != sha256:
+            raise ArtifactError(
+                f"{folder / name}: sha256 is {found}, the manifest says {sha256}: it has been changed; "
+                f"export again: python -m export {manifest.variant}"
+            )
+    return manifest

@@ -1,0 +1,108 @@
+"""The exported graph against the network it came from, on the same images, and against a labelled test set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.artifact import Accuracy, Parity
+from export.to_onnx import INPUT, OUTPUT, ServedGraph
+from models.data import IMAGE_SUFFIXES, DataError, Split, batches_in_order
+from models.pixels import FORMATS, as_seen, resize_and_crop
+from models.spec import Preprocessing
+
+Pixels = NDArray[np.uint8]  # [N, crop, crop, 3]
+BATCH_SIZE = 50
+PARITY_IMAGES = 1000  # of a test set; accuracy uses all of it
+TOLERANCE = 1e-3  # of the largest logit; float32 graphs were seen to stay under 2e-6
+
+
+class ParityError(ValueError):
+    """The exported graph does not compute what the network computes."""
+
+
+def open_graph(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def compare(graph: ServedGraph, session: onnxruntime.InferenceSession, images: Pixels, description: str) -> Parity:
+    """Run both over `images`, uint8 [N, crop, crop, 3].
+
+    Raises:
+        ParityError: a logit differs by more than `TOLERANCE` of the largest one.
+    """
+    difference, largest, agreeing = 0.0, 1.0, 0
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE]
+        with torch.inference_mode():
+            expected = graph(torch.from_numpy(batch)).numpy()
+        found = run(session, batch)
+        difference = max(difference, float(np.abs(found - expected).max()))
+        largest = max(largest, float(np.abs(expected).max()))
+        agreeing += int((found.argmax(1) == expected.argmax(1)).sum())
+    if not difference <= TOLERANCE * largest:  # refuses NaN as well
+        raise ParityError(
+            f"the exported graph's logits differ from torch's by up to {difference:.2g} over {len(images)} images "
+            f"({description}); accepted is {TOLERANCE * largest:.2g}. Nothing was written"
+        )
+    return Parity(
+        max_abs_logit_difference=difference, top1_agreement=agreeing / len(images), n=len(images), images=description
+    )
+
+
+def measure_accuracy(session: onnxruntime.InferenceSession, split: Split) -> Accuracy:
+    correct = 0
+    for images, labels in batches_in_order(split.images, BATCH_SIZE):
+        logits = run(session, images.permute(0, 2, 3, 1).numpy())
+        correct += int((logits.argmax(1) == labels.numpy()).sum())
+    n = len(split.images)
+    return Accuracy(top1=correct / n, correct=correct, n=n, data=f"{split.name} test")
+
+
+def run(session: onnxruntime.InferenceSession, images: Pixels) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})[0]
+    return logits
+
+
+def from_split(split: Split) -> Pixels:
+    indices = range(min(PARITY_IMAGES, len(split.images)))
+    images, _ = split.images.__getitems__(indices)
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def from_photographs(folder: Path, preprocessing: Preprocessing) -> Pixels:
+    """Every photograph whole, and cut into as many crop-sized tiles as fit, at most 64 of each."""
+    found = [tile for path in photographs(folder) for tile in tiles(path, preprocessing)]
+    if not found:
+        raise DataError(f"{folder}: no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return np.stack(found)
+
+
+def photographs(folder: Path) -> Sequence[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def tiles(path: Path, preprocessing: Preprocessing, most: int = 64) -> Iterable[Pixels]:
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            image = as_seen(file)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable image ({error})") from error
+    yield resize_and_crop(image, preprocessing)
+    crop = preprocessing.crop
+    corners = [(x, y) for y in range(0, image.height - crop, crop) for x in range(0, image.width - crop, crop)]
+    for x, y in corners[:: max(1, len(corners) // most)][:most]:
+        yield np.asarray(image.crop((x, y, x + crop, y + crop)))
+
+
+def random_pixels(preprocessing: Preprocessing, n: int = 16) -> Pixels:
+    shape = (n, preprocessing.crop, preprocessing.crop, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -1,0 +1,1 @@
+"""From artifacts to HTTP. Nothing here imports torch, directly or not."""

@@ -1,0 +1,56 @@
+"""The bodies of successful answers: what `/classify` and `/variants` promise, OpenAPI included."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from export.artifact import Accuracy, Parity
+from models.spec import BlockOrdering, Preprocessing
+
+
+class Prediction(BaseModel):
+    label: str
+    index: int
+    probability: float = Field(ge=0, le=1)
+
+
+class Timings(BaseModel):
+    """Milliseconds that the request spent in each stage, after its body had arrived."""
+
+    queue: float = Field(description="waiting for a free thread")
+    decode: float = Field(description="encoded image to pixels, resize and crop")
+    infer: float = Field(description="pixels to logits")
+
+
+class Classification(BaseModel):
+    variant: str
+    version: str
+    trained: bool = Field(description="false: random weights, the predictions mean nothing")
+    predictions: list[Prediction] = Field(description="most probable first")
+    timings_ms: Timings
+
+
+class Variant(BaseModel):
+    """One served model, as far as a client or a load test needs to know it."""
+
+    variant: str
+    version: str
+    default: bool = Field(description="answers when no `variant` is asked for")
+    trained: bool
+    ordering: BlockOrdering
+    depth: int
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    runtime: str
+    device: str
+    precision: str
+    max_batch_size: int
+    files: dict[str, str] = Field(description="sha256 of each model file")
+    checkpoint_sha256: str | None
+    parity: Parity | None
+    accuracy: Accuracy | None
+    not_measured: dict[str, str] = Field(description="why a measurement is null")
+
+
+class Variants(BaseModel):
+    variants: list[Variant]

@@ -1,0 +1,138 @@
+"""The opened variants, and the main step: decode, infer, answer."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import bentoml
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact import Manifest, read_manifest
+from export.preprocess import ImageError, ImageTooLargeError, to_pixels
+from models.pixels import FORMATS
+from serving.answers import Classification, Prediction, Timings, Variant, Variants
+from serving.config import Settings
+from serving.errors import RequestError
+from serving.runners.base import Runner, open_runner
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An artifact, opened."""
+
+    version: str
+    manifest: Manifest
+    runner: Runner
+
+
+class Classifier:
+    """Several variants behind one door. Opening it runs a warm-up inference on each."""
+
+    def __init__(self, tags: tuple[str, ...], settings: Settings) -> None:
+        self.settings = settings
+        self.stack = ExitStack()
+        self.served: dict[str, Served] = {}
+        for tag in tags:
+            served = self.open(tag)
+            self.served[served.manifest.variant] = served
+
+    def open(self, tag: str) -> Served:
+        model = bentoml.models.get(tag)
+        folder, version = Path(model.path), str(model.tag.version)
+        manifest = read_manifest(folder, version)
+        runner = open_runner(folder, manifest, intra_op_threads=self.settings.intra_op_threads)
+        self.stack.enter_context(runner)
+        crop = manifest.spec.preprocessing.crop
+        runner.infer(np.zeros((1, crop, crop, 3), np.uint8))
+        return Served(version, manifest, runner)
+
+    def close(self) -> None:
+        self.stack.close()
+
+    def choose(self, variant: str | None) -> Served:
+        if variant is None:
+            return next(iter(self.served.values()))
+        if variant not in self.served:
+            raise RequestError(
+                HTTPStatus.NOT_FOUND,
+                "unknown_variant",
+                f"variant {variant!r} is not served here",
+                found=variant,
+                accepted=list(self.served),
+            )
+        return self.served[variant]
+
+    def classify(self, encoded: bytes, served: Served, top_k: int, arrived: float) -> Classification:
+        """An encoded image -> its `top_k` most probable classes. `arrived` is a `perf_counter` reading."""
+        begun = time.perf_counter()
+        pixels = self.decode(encoded, served.manifest)
+        decoded = time.perf_counter()
+        logits = served.runner.infer(pixels[np.newaxis])[0]
+        inferred = time.perf_counter()
+        return Classification(
+            variant=served.manifest.variant,
+            version=served.version,
+            trained=served.manifest.trained,
+            predictions=most_probable(logits, served.manifest.labels, top_k),
+            timings_ms=Timings(
+                queue=milliseconds(arrived, begun),
+                decode=milliseconds(begun, decoded),
+                infer=milliseconds(decoded, inferred),
+            ),
+        )
+
+    def decode(self, encoded: bytes, manifest: Manifest) -> NDArray[np.uint8]:
+        try:
+            return to_pixels(encoded, manifest.spec.preprocessing, self.settings.max_image_pixels)
+        except ImageTooLargeError as error:
+            limit = f"up to {self.settings.max_image_pixels} pixels"
+            raise RequestError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_pixels", str(error), accepted=[limit]
+            ) from None
+        except ImageError as error:
+            raise RequestError(HTTPStatus.BAD_REQUEST, "not_an_image", str(error), accepted=list(FORMATS)) from None
+
+    def variants(self) -> Variants:
+        return Variants(variants=[self.describe(served) for served in self.served.values()])
+
+    def describe(self, served: Served) -> Variant:
+        manifest = served.manifest
+        return Variant(
+            variant=manifest.variant,
+            version=served.version,
+            default=served is self.choose(None),
+            trained=manifest.trained,
+            ordering=manifest.spec.ordering,
+            depth=manifest.spec.depth,
+            labels=manifest.labels,
+            preprocessing=manifest.spec.preprocessing,
+            runtime=served.runner.runtime,
+            device=served.runner.device,
+            precision=manifest.precision,
+            max_batch_size=manifest.max_batch_size,
+            files=manifest.files,
+            checkpoint_sha256=manifest.checkpoint_sha256,
+            parity=manifest.parity,
+            accuracy=manifest.accuracy,
+            not_measured=manifest.not_measured,
+        )
+
+
+def most_probable(logits: NDArray[np.float32], labels: tuple[str, ...], top_k: int) -> list[Prediction]:
+    """Softmax in float64; equal logits keep the order of their indices."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    best = np.argsort(-logits, kind="stable")[:top_k]
+    return [
+        Prediction(label=labels[index], index=int(index), probability=round(float(probabilities[index]), 6))
+        for index in best
+    ]
+
+
+def milliseconds(start: float, end: float) -> float:
+    return round((end - start) * 1e3, 3)

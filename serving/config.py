@@ -1,0 +1,67 @@
+"""The one place that reads the environment, and the choice of exact model versions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer  # aliases have no public reader in 1.4
+from bentoml.exceptions import NotFound
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PREFIX = "SERVING_"
+DEFAULT_VARIANTS = ("resnet20-postact", "resnet20-preact")
+
+
+class ConfigError(ValueError):
+    """A setting, or a model that it names, cannot be used."""
+
+
+class Settings(BaseModel):
+    """Read from `SERVING_<NAME>`; an unknown name is an error, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: str = Field("", description="tags or variant names, comma-separated; the first is the default variant")
+    max_image_bytes: int = Field(16 << 20, ge=1, description="largest encoded image")
+    max_image_pixels: int = Field(25_000_000, ge=1, description="width times height that will be decoded")
+    max_in_flight: int = Field(64, ge=1, description="requests a worker holds at once; more are answered 429")
+    threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="images decoded and inferred side by side"
+    )
+    intra_op_threads: int = Field(1, ge=1, description="threads of one inference")
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    found = {name[len(PREFIX) :].lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
+    try:
+        return Settings.model_validate(found)
+    except ValidationError as error:
+        problems = "; ".join(f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
+        raise ConfigError(f"{problems}. Known settings: {known}") from None
+
+
+def exact_tags(settings: Settings) -> tuple[str, ...]:
+    """The model versions to serve, never `latest`.
+
+    `SERVING_MODELS` decides; without it the models of the bento (or of bentofile.yaml), where BentoML has the exact
+    versions; without those the newest of each default variant as of now.
+
+    Raises:
+        ConfigError: a model is not in the store.
+    """
+    names = [name.strip() for name in settings.models.split(",") if name.strip()]
+    return tuple(exact_tag(name) for name in names or BentoMLContainer.model_aliases.get() or DEFAULT_VARIANTS)
+
+
+def exact_tag(name: str) -> str:
+    try:
+        return str(bentoml.models.get(name).tag)
+    except NotFound:
+        variant = name.partition(":")[0]
+        raise ConfigError(
+            f"model {name} is not in the model store {BentoMLContainer.model_store_dir.get()}; "
+            f"export it: python -m export {variant} (`bentoml models list` shows what is there)"
+        ) from None

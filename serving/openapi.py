@@ -1,0 +1,90 @@
+"""The OpenAPI description of what `http_api` really does."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from serving.answers import Classification, Variants
+from serving.classifier import Classifier
+from serving.errors import ErrorAnswer
+
+CLASSIFY_ERRORS = {
+    HTTPStatus.BAD_REQUEST: "no readable image, malformed multipart, a bad or unknown parameter",
+    HTTPStatus.NOT_FOUND: "the variant is not served here",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or too many pixels",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted",
+    HTTPStatus.TOO_MANY_REQUESTS: "overloaded; retry after the seconds in Retry-After",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service",
+    HTTPStatus.SERVICE_UNAVAILABLE: "not ready",
+    HTTPStatus.GATEWAY_TIMEOUT: "not answered within the service's timeout; the body has `error` alone",
+}
+
+
+@cache
+def document(classifier: Classifier) -> bytes:
+    """OpenAPI 3.1 for the variants that are open."""
+    _, definitions = models_json_schema(
+        [(model, "serialization") for model in (Classification, Variants, ErrorAnswer)],
+        ref_template="#/components/schemas/{model}",
+    )
+    most_classes = max(len(served.manifest.labels) for served in classifier.served.values())
+    binary = {"type": "string", "contentMediaType": "application/octet-stream"}
+    form = {"type": "object", "required": ["image"], "properties": {"image": binary}}
+    classify = {
+        "summary": "Classify one image",
+        "operationId": "classify",
+        "parameters": [
+            parameter("variant", {"type": "string", "enum": list(classifier.served)}, "default: the first"),
+            parameter(
+                "top_k", {"type": "integer", "minimum": 1, "maximum": most_classes}, "default: 5, or all classes"
+            ),
+        ],
+        "requestBody": {
+            "required": True,
+            "description": f"up to {classifier.settings.max_image_bytes} bytes and "
+            f"{classifier.settings.max_image_pixels} pixels",
+            "content": {
+                "image/*": {"schema": {}},
+                "application/octet-stream": {"schema": {}},
+                "multipart/form-data": {"schema": form},
+            },
+        },
+        "responses": {
+            "200": response("the most probable classes", "Classification"),
+            **{str(int(status)): response(reason, "ErrorAnswer") for status, reason in CLASSIFY_ERRORS.items()},
+        },
+    }
+    variants = {
+        "summary": "What is served: digests, parity, accuracy, runtime",
+        "operationId": "variants",
+        "responses": {"200": response("every served variant, the default one first", "Variants")},
+    }
+    plain = {"200": {"description": "yes"}, "503": {"description": "no"}}
+    return json.dumps(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "Preflight image classification", "version": "1"},
+            "paths": {
+                "/classify": {"post": classify},
+                "/variants": {"get": variants},
+                "/readyz": {"get": {"summary": "Every variant has run a warm-up inference", "responses": plain}},
+                "/livez": {"get": {"summary": "The worker answers", "responses": plain}},
+                "/metrics": {"get": {"summary": "Prometheus metrics", "responses": {"200": plain["200"]}}},
+            },
+            "components": {"schemas": definitions["$defs"]},
+        }
+    ).encode()
+
+
+def parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def response(description: str, model: str) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}

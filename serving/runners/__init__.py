@@ -1,0 +1,1 @@
+"""What computes logits: one file a runtime, all behind `Runner`."""
