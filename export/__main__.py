@@ -122,7 +122,7 @@ def verify(source: Source, model: Path, data: Path | None, photographs: Path | N
         parity = compare(source.graph, session, from_split(split), f"{split.name} test")
         return parity, measure_accuracy(session, split) if source.checkpoint_sha256 else None
     if photographs is not None:
-        images, description = from_photographs(photographs, preprocessing), "photographs and tiles of them"
+        images, description = from_photographs(photographs, preprocessing)
     else:
         images, description = random_pixels(preprocessing), "random pixels, neither --data nor --images was given"
     return compare(source.graph, session, images, description), None

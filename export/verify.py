@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from export.artifact import Accuracy, Parity
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
@@ -37,14 +38,14 @@ def compare(graph: ServedGraph, session: onnxruntime.InferenceSession, images: P
     Raises:
         ParityError: a logit differs by more than `TOLERANCE` of the largest one.
     """
-    difference, largest, agreeing = 0.0, 1.0, 0
-    for start in range(0, len(images), BATCH_SIZE):
+    difference, largest, agreeing = np.float32(0), np.float32(1), 0
+    for start in tqdm(range(0, len(images), BATCH_SIZE), desc="parity", unit="batch", leave=False):
         batch = images[start : start + BATCH_SIZE]
         with torch.inference_mode():
             expected = graph(torch.from_numpy(batch)).numpy()
         found = run(session, batch)
-        difference = max(difference, float(np.abs(found - expected).max()))
-        largest = max(largest, float(np.abs(expected).max()))
+        difference = np.maximum(difference, np.abs(found - expected).max())  # keeps NaN, Python's max does not
+        largest = np.maximum(largest, np.abs(expected).max())
         agreeing += int((found.argmax(1) == expected.argmax(1)).sum())
     if not difference <= TOLERANCE * largest:  # refuses NaN as well
         raise ParityError(
@@ -52,13 +53,17 @@ def compare(graph: ServedGraph, session: onnxruntime.InferenceSession, images: P
             f"({description}); accepted is {TOLERANCE * largest:.2g}. Nothing was written"
         )
     return Parity(
-        max_abs_logit_difference=difference, top1_agreement=agreeing / len(images), n=len(images), images=description
+        max_abs_logit_difference=float(difference),
+        top1_agreement=agreeing / len(images),
+        n=len(images),
+        images=description,
     )
 
 
 def measure_accuracy(session: onnxruntime.InferenceSession, split: Split) -> Accuracy:
     correct = 0
-    for images, labels in batches_in_order(split.images, BATCH_SIZE):
+    batches = batches_in_order(split.images, BATCH_SIZE)
+    for images, labels in tqdm(batches, desc="accuracy", unit="batch", leave=False):
         logits = run(session, images.permute(0, 2, 3, 1).numpy())
         correct += int((logits.argmax(1) == labels.numpy()).sum())
     n = len(split.images)
@@ -76,26 +81,26 @@ def from_split(split: Split) -> Pixels:
     return images.permute(0, 2, 3, 1).numpy()
 
 
-def from_photographs(folder: Path, preprocessing: Preprocessing) -> Pixels:
-    """Every photograph whole, and cut into as many crop-sized tiles as fit, at most 64 of each."""
-    found = [tile for path in photographs(folder) for tile in tiles(path, preprocessing)]
-    if not found:
-        raise DataError(f"{folder}: no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return np.stack(found)
-
-
-def photographs(folder: Path) -> Sequence[Path]:
+def from_photographs(folder: Path, preprocessing: Preprocessing) -> tuple[Pixels, str]:
+    """Every photograph of a folder whole, and at most 64 crop-sized tiles of each; and a description of them."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    found: list[Pixels] = []
+    read = unreadable = 0
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES):
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                found.extend(tiles(as_seen(image), preprocessing))
+            read += 1
+        except (OSError, ValueError, SyntaxError):
+            unreadable += 1
+    if not found:
+        raise DataError(f"{folder}: no readable images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    skipped = f", {unreadable} unreadable files skipped" if unreadable else ""
+    return np.stack(found), f"{read} photographs and tiles of them{skipped}"
 
 
-def tiles(path: Path, preprocessing: Preprocessing, most: int = 64) -> Iterable[Pixels]:
-    try:
-        with Image.open(path, formats=FORMATS) as file:
-            image = as_seen(file)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable image ({error})") from error
+def tiles(image: Image.Image, preprocessing: Preprocessing, most: int = 64) -> Iterator[Pixels]:
     yield resize_and_crop(image, preprocessing)
     crop = preprocessing.crop
     corners = [(x, y) for y in range(0, image.height - crop, crop) for x in range(0, image.width - crop, crop)]

@@ -1,4 +1,4 @@
-"""Command line of `models`: train a variant."""
+"""Command line of `models`: list the variants, train one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from models.card import write_card
 from models.data import DataError, Part, load_split
-from models.spec import Shortcut, SpecError, spec_for
+from models.spec import Shortcut, SpecError, named_variants, spec_for
 from models.train import Precision, Recipe, Run, fastest_precision, train
-from models.weights import CheckpointError
+from models.weights import CheckpointError, zoo_path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m models", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     recipe = Recipe()
+
+    command = commands.add_parser("list", help="every named variant, and whether its weights are shipped")
+    command.set_defaults(run=run_list)
 
     command = commands.add_parser(
         "train",
@@ -48,6 +51,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--precision", choices=["auto", *Precision], default="auto", help="bf16 where it is native")
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return top
+
+
+def run_list(_: argparse.Namespace) -> int:
+    for name, spec in named_variants().items():
+        shipped = ", weights shipped" if zoo_path(name).exists() else ""
+        print(f"{name:18}{spec.stem} stem, {spec.block} blocks {spec.blocks_per_stage}{shipped}")
+    return 0
 
 
 def run_train(options: argparse.Namespace) -> int:

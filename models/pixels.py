@@ -17,18 +17,18 @@ FILTERS = {
     Interpolation.BILINEAR: Image.Resampling.BILINEAR,
     Interpolation.BICUBIC: Image.Resampling.BICUBIC,
 }
-LAB, SRGB = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+LAB_TO_RGB = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 
 
 def as_seen(image: Image.Image) -> Image.Image:
     """The first frame as a person would see it: upright, 8 bits RGB, transparency over white."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(image, LAB, SRGB, outputMode="RGB")  # Pillow's convert has no LAB
+        return LAB_TO_RGB.apply(image)  # Pillow's own convert has no LAB
     if image.mode[0] in "IF":
         return to_8_bits(image).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         opaque = Image.new("RGB", image.size, "white")
         opaque.paste(image, mask=image.getchannel("A"))
         return opaque

@@ -64,7 +64,7 @@ class PreActBasicBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = relu(self.bn1(x))
-        residual = self.conv1(activated)
+        residual: Tensor = self.conv1(activated)
         residual = self.conv2(relu(self.bn2(residual)))
         shortcut: Tensor = self.downsample(activated if projects(self.downsample) else x)
         return shortcut + residual
@@ -117,7 +117,7 @@ class PreActBottleneck(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = relu(self.bn1(x))
-        residual = self.conv1(activated)
+        residual: Tensor = self.conv1(activated)
         residual = self.conv2(relu(self.bn2(residual)))
         residual = self.conv3(relu(self.bn3(residual)))
         shortcut: Tensor = self.downsample(activated if projects(self.downsample) else x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -116,7 +117,7 @@ def train(run: Run) -> Accuracy:
         initial=first_epoch * steps,
         desc=run.spec.variant,
         unit="step",
-        mininterval=1.0,
+        mininterval=1.0 if sys.stderr.isatty() else 30.0,  # a log file needs fewer lines
     ) as progress:
         for epoch in range(first_epoch, run.recipe.epochs):
             started = time.perf_counter()

@@ -21,7 +21,7 @@ from serving.classifier import Classifier
 from serving.config import exact_tags, read_settings
 from serving.http_api import HttpApi, Opened
 
-TIMEOUT_S = 10  # BentoML keeps a timer of this length for every request, answered or not
+TIMEOUT_S = 30  # uploads included; BentoML keeps a timer this long for every request, answered or not
 
 opened = Opened()
 

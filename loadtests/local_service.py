@@ -1,0 +1,86 @@
+"""A service of one's own to test: `bentoml serve` on a free port, ready when entered, gone when left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_WITHIN_S = 60.0
+STOPS_WITHIN_S = 15.0
+
+
+class ServiceError(RuntimeError):
+    """The service did not become ready; the message ends with its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalService:
+    """Where it answers, its process (the parent of the worker), and how long it took from start to `/readyz`."""
+
+    url: str
+    pid: int
+    ready_s: float
+
+
+@contextmanager
+def local_service(
+    target: str = "serving.service:Preflight", environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Iterator[LocalService]:
+    """Serve `target`, a service's import path or a bento's tag, with `environment` added to this process's."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
+    with tempfile.TemporaryFile() as log:
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            while not is_ready(url):
+                if process.poll() is not None or time.perf_counter() - begun > READY_WITHIN_S:
+                    log.seek(0)
+                    tail = log.read().decode(errors="replace")[-4000:]
+                    raise ServiceError(f"{' '.join(command)} did not become ready; its log ends:\n{tail}")
+                time.sleep(0.02)
+            yield LocalService(url, process.pid, time.perf_counter() - begun)
+        finally:
+            stop(process)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:  # noqa: S310  a fixed scheme
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOPS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

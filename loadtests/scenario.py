@@ -1,0 +1,79 @@
+"""What one simulated client does: post an image, check the answer, post the next."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import mimetypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from locust import FastHttpUser, constant, task
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An encoded image and its content type."""
+
+    body: bytes
+    content_type: str
+
+
+def payloads(folder: Path | None) -> list[Payload]:
+    """The images of a folder, or, without one, eight made-up 224 x 224 JPEGs of about 10 KB: smooth noise."""
+    if folder is None:
+        return [made_up(seed) for seed in range(8)]
+    paths = sorted(path for path in folder.iterdir() if (mimetypes.guess_type(path)[0] or "").startswith("image/"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no images in it")
+    return [Payload(path.read_bytes(), mimetypes.guess_type(path)[0] or "") for path in paths]
+
+
+def made_up(seed: int) -> Payload:
+    noise = np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((224, 224), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
+    return Payload(file.getvalue(), "image/jpeg")
+
+
+class ClassifyUser(FastHttpUser):
+    """A client in a closed workload: it sends the next request as soon as the last is answered."""
+
+    abstract = True
+    wait_time = constant(0)
+    connection_timeout = 10.0
+    network_timeout = 10.0
+    variant: ClassVar[str]
+    images: ClassVar[Sequence[Payload]]
+    started: ClassVar[Iterator[int]] = itertools.count()
+
+    def on_start(self) -> None:
+        first = next(self.started) % len(self.images)  # clients do not march in step
+        self.upcoming = itertools.cycle([*self.images[first:], *self.images[:first]])
+
+    def on_stop(self) -> None:
+        self.client.client.close()
+
+    @task
+    def classify(self) -> None:
+        image = next(self.upcoming)
+        with self.client.post(
+            f"/classify?variant={self.variant}",
+            data=image.body,  # type: ignore[arg-type]  # its annotation forgets bytes
+            headers={"content-type": image.content_type},
+            name=self.variant,
+            catch_response=True,
+        ) as response:
+            if response.status_code != 200:
+                response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
+            elif response.json().get("variant") != self.variant:
+                response.failure(f"answered by another variant: {(response.text or '')[:200]}")
+
+
+def user_of(variant: str, images: Sequence[Payload]) -> type[ClassifyUser]:
+    """A user class that asks one variant."""
+    return type("ClassifyUser", (ClassifyUser,), {"variant": variant, "images": images, "abstract": False})

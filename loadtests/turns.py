@@ -1,0 +1,86 @@
+"""What a comparison measured, and what it shows. Plain arithmetic: no load is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+LANES = 3  # the first variant, the second, and the first again
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run: `rounds` rounds of `turn_s` seconds a lane with `users` clients in a closed workload."""
+
+    host: str
+    variants: tuple[str, str]
+    users: int
+    rounds: int
+    turn_s: float
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        first, second = self.variants
+        return (first, second, first)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One lane's share of a round. `latencies_ms` are of answered requests, failures are counted apart."""
+
+    round: int
+    lane: int
+    variant: str
+    seconds: float
+    latencies_ms: tuple[float, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def p50_ms(self) -> float:
+        return float(np.median(self.latencies_ms)) if self.latencies_ms else float("nan")
+
+    @property
+    def throughput_rps(self) -> float:
+        return len(self.latencies_ms) / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The median over rounds of a ratio of two lanes, with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+def ratio(turns: Sequence[Turn], lane: int, figure: Callable[[Turn], float]) -> Ratio | None:
+    """`figure` of a lane over that of lane 0, round by round; None where too few rounds have both."""
+    by_place = {(turn.round, turn.lane): figure(turn) for turn in turns}
+    rounds = sorted({number for number, _ in by_place if {(number, 0), (number, lane)} <= by_place.keys()})
+    ratios = np.array([by_place[number, lane] / by_place[number, 0] for number in rounds if by_place[number, 0]])
+    ratios = ratios[np.isfinite(ratios)]
+    if len(ratios) < 3:
+        return None
+    interval = bootstrap(
+        (ratios,), np.median, method="percentile", n_resamples=5000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Ratio(float(np.median(ratios)), float(interval.low), float(interval.high))
+
+
+def latencies(turns: Sequence[Turn], lane: int) -> NDArray[np.float64]:
+    return np.array([latency for turn in turns if turn.lane == lane for latency in turn.latencies_ms])
+
+
+def verdict(measured: Ratio | None, control: Ratio | None) -> str:
+    """A difference counts when its interval leaves out 1 and everything that the A/A control's interval holds."""
+    if measured is None or control is None:
+        return "too few rounds to say"
+    if measured.low > max(1.0, control.high):
+        return "higher"
+    if measured.high < min(1.0, control.low):
+        return "lower"
+    return "no difference shown"

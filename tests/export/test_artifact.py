@@ -1,0 +1,171 @@
+"""An artifact is whole and provable, or it is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from export import verify
+from export.__main__ import main
+from export.artifact import ArtifactError, Manifest, manifest_bytes, read_manifest
+from models.resnet import build
+from models.spec import spec_for
+from models.weights import Description, write_checkpoint
+from tests.conftest import PAIR
+
+
+def exported(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, Path]:
+    """Export by the command line; returns the version and the artifact's folder in the store."""
+    import bentoml
+
+    capsys.readouterr()
+    assert main(arguments) == 0
+    tag = capsys.readouterr().out.strip()
+    model = bentoml.models.get(tag)
+    return str(model.tag.version), Path(model.path)
+
+
+@pytest.fixture
+def artifact(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> tuple[str, Path]:
+    """A copy of an untrained artifact, to be spoiled."""
+    version, folder = exported(["resnet8-preact", "--untrained"], capsys)
+    copy = tmp_path / "artifact"
+    copy.mkdir()
+    for name in ("manifest.json", "model.onnx"):
+        (copy / name).write_bytes((folder / name).read_bytes())
+    return version, copy
+
+
+def test_an_untrained_artifact_says_so_and_says_what_was_not_measured(artifact: tuple[str, Path]) -> None:
+    version, folder = artifact
+    manifest = read_manifest(folder, version)
+    assert not manifest.trained
+    assert manifest.accuracy is None
+    assert manifest.checkpoint_sha256 is None
+    assert "untrained" in manifest.not_measured["accuracy"]
+    assert manifest.parity is not None
+    assert "random pixels" in manifest.parity.images
+    assert version.startswith("onnxruntime-fp32-")
+
+
+def test_exporting_again_gives_the_same_version(artifact: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exported(["resnet8-preact", "--untrained"], capsys)[0] == artifact[0]
+
+
+def test_a_changed_byte_in_the_model_is_refused(artifact: tuple[str, Path]) -> None:
+    version, folder = artifact
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.onnx: sha256 is .*export again: python -m export resnet8-preact"):
+        read_manifest(folder, version)
+
+
+def test_a_changed_manifest_is_refused(artifact: tuple[str, Path]) -> None:
+    version, folder = artifact
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"trained": false', '"trained": true'))
+    with pytest.raises(ArtifactError, match="its digest is"):
+        read_manifest(folder, version)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_a_missing_file_is_refused(artifact: tuple[str, Path], name: str) -> None:
+    version, folder = artifact
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        read_manifest(folder, version)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"not_measured": {}},
+        {"labels": ["one"]},
+        {"preprocessing_sha256": "0"},
+        {"surplus": 1},
+        {"parity": None},
+        {"schema_version": 2},
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(artifact: tuple[str, Path], change: dict[str, object]) -> None:
+    version, folder = artifact
+    fields = json.loads(manifest_bytes(read_manifest(folder, version)))
+    Manifest.model_validate(fields)
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(fields | change)
+
+
+def test_above_the_tolerance_nothing_reaches_the_store(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import bentoml
+
+    monkeypatch.setattr(verify, "TOLERANCE", 0.0)
+    assert main(["resnet14-preact", "--untrained"]) == 2
+    assert "accepted is 0" in capsys.readouterr().err
+    assert "resnet14-preact" not in {model.tag.name for model in bentoml.models.list()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet21-preact"], "depth 6n+2"),
+        (["resnet56-preact"], "no weights are shipped for resnet56-preact"),
+        (["resnet20-preact", "--checkpoint", "absent"], "absent"),
+        (["resnet8-preact", "--untrained", "--images", "absent"], "absent: no such folder"),
+    ],
+)
+def test_a_wrong_request_is_one_clear_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_checkpoint_is_exported_under_its_own_name_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = spec_for("resnet8-postact")
+    path = tmp_path / "weights.safetensors"
+    write_checkpoint(path, build(spec, seed=0), Description(spec, tuple("abcdefghij"), {}))
+    assert main(["resnet8-preact", "--checkpoint", str(path)]) == 2
+    assert "holds a resnet8-postact" in capsys.readouterr().err
+
+
+def test_accuracy_is_measured_where_there_is_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        images = generator.integers(0, 256, (60, 3, 32, 32), dtype=np.uint8)
+        np.savez(
+            tmp_path / f"cifar10-{part}.npz",
+            images=images,
+            labels=np.zeros(60, np.uint8),
+            class_names=np.array(list("abcdefghij")),
+        )
+    version, folder = exported(["resnet20-preact", "--data", str(tmp_path)], capsys)
+    accuracy = read_manifest(folder, version).accuracy
+    assert accuracy is not None
+    assert accuracy.n == 60
+    assert accuracy.top1 == accuracy.correct / 60
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_shipped_pair_agrees_with_torch_on_photographs(place: int, exported_pair: tuple[str, str]) -> None:
+    import bentoml
+
+    model = bentoml.models.get(exported_pair[place])
+    manifest = read_manifest(Path(model.path), str(model.tag.version))
+    assert manifest.variant == PAIR[place]
+    assert manifest.trained
+    assert manifest.labels[3] == "cat"
+    assert manifest.parity is not None
+    assert manifest.parity.top1_agreement == 1.0
+    assert manifest.parity.n > 500
+    assert manifest.parity.max_abs_logit_difference < 1e-3
+    assert manifest.accuracy is None
+    assert "--data" in manifest.not_measured["accuracy"]

@@ -1,0 +1,120 @@
+"""Data sets are read whole, or refused with a reason; augmentation does what it says."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.data import ArrayImages, DataError, Part, flip_and_crop, generator_for, load_split, shuffled_batches
+from models.spec import CIFAR_PREPROCESSING
+from tests.conftest import SHARED_DATA
+
+
+def write_batches(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        batch = {b"data": generator.integers(0, 256, (4, 3072), dtype=np.uint8), b"labels": [0, 1, 2, 3]}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"a", b"b", b"c", b"d"]}, protocol=2))
+
+
+def test_cifar_python_batches_are_read(tmp_path: Path) -> None:
+    write_batches(tmp_path)
+    train = load_split(tmp_path, Part.TRAIN, CIFAR_PREPROCESSING)
+    test = load_split(tmp_path, Part.TEST, CIFAR_PREPROCESSING)
+    assert (len(train.images), len(test.images)) == (20, 4)
+    assert train.class_names == ("a", "b", "c", "d")
+    images, labels = train.images.__getitems__([1, 2])
+    assert images.shape == (2, 3, 32, 32)
+    assert labels.tolist() == [1, 2]
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("was-run",)
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_batches(tmp_path)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(RunsCode()))
+    with pytest.raises(DataError, match=r"mkdir, a CIFAR-10 batch holds arrays only"):
+        load_split(tmp_path, Part.TEST, CIFAR_PREPROCESSING)
+    assert not Path("was-run").exists()
+
+
+def image_folder(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), images: int = 20) -> None:
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(images):
+            Image.new("RGB", (40, 50), (number, 0, 0)).save(folder / name / f"{number:02}.png")
+
+
+def test_a_folder_of_classes_holds_out_every_tenth_image(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    train, test = (load_split(tmp_path, part, CIFAR_PREPROCESSING) for part in Part)
+    assert (len(train.images), len(test.images)) == (36, 4)
+    assert train.class_names == ("cat", "dog")
+    images, labels = test.images.__getitems__(range(4))
+    assert images.shape == (4, 3, 32, 32)
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert images[:, 0, 0, 0].tolist() == [0, 10, 0, 10]
+
+
+def test_train_and_val_folders_are_used_as_they_are(tmp_path: Path) -> None:
+    image_folder(tmp_path / "train", images=3)
+    image_folder(tmp_path / "val", images=2)
+    assert len(load_split(tmp_path, Part.TRAIN, CIFAR_PREPROCESSING).images) == 6
+    assert len(load_split(tmp_path, Part.TEST, CIFAR_PREPROCESSING).images) == 4
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    broken = tmp_path / "dog" / "00.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"dog/00\.png"):
+        load_split(tmp_path, Part.TEST, CIFAR_PREPROCESSING).images.__getitems__(range(4))
+
+
+def test_data_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        load_split(tmp_path / "absent", Part.TEST, CIFAR_PREPROCESSING)
+    with pytest.raises(DataError, match="0 class folders"):
+        load_split(tmp_path, Part.TEST, CIFAR_PREPROCESSING)
+
+
+@pytest.mark.shared_data
+def test_cifar10_has_a_thousand_test_images_of_each_class() -> None:
+    split = load_split(SHARED_DATA / "cifar10", Part.TEST, CIFAR_PREPROCESSING)
+    assert isinstance(split.images, ArrayImages)
+    assert split.images.labels.bincount().tolist() == [1000] * 10
+    assert split.class_names[3] == "cat"
+
+
+def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
+    dataset = ArrayImages(np.zeros((40, 3, 4, 4), np.uint8), np.arange(40))
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return [label for _, labels in shuffled_batches(dataset, 8, seed, epoch) for label in labels.tolist()]
+
+    assert sorted(order(0, 0)) == list(range(40))
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1) != order(1, 1)
+
+
+def test_flip_and_crop_shifts_over_black_and_mirrors_half() -> None:
+    images = torch.full((400, 3, 8, 8), 200, dtype=torch.uint8)
+    images[:, :, :, 0] = 100  # mirrored, this column comes to the right
+    out = flip_and_crop(images, 2, generator_for(0, 0))
+    assert out.shape == images.shape
+    assert set(out.unique().tolist()) == {0, 100, 200}
+    centred = out[(out != 0).flatten(1).all(1)]  # neither shifted up nor down, left nor right
+    mirrored = (centred[:, 0, 0, 0] == 200).float().mean()
+    assert 0.2 < mirrored < 0.8
+    assert torch.equal(out, flip_and_crop(images, 2, generator_for(0, 0)))

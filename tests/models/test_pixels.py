@@ -1,0 +1,74 @@
+"""Images come out as a person would see them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from models.pixels import as_seen, resize_and_crop
+from models.spec import CIFAR_PREPROCESSING, Preprocessing
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def corner(image: Image.Image) -> tuple[int, ...]:
+    pixel = as_seen(image).getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_comes_out_upright(orientation: int) -> None:
+    upright = np.zeros((2, 4, 3), np.uint8)
+    upright[0, 0] = 255
+    rotate = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}[orientation]  # quarter turns, counter-clockwise
+    stored = np.rot90(upright, rotate)
+    if orientation in (2, 4, 5, 7):
+        stored = np.fliplr(stored) if orientation in (2, 4) else np.flipud(stored)
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    seen = np.asarray(as_seen(Image.open(file)))
+    assert np.array_equal(seen, upright)
+
+
+def test_transparency_shows_white_behind_it() -> None:
+    assert corner(Image.new("RGBA", (2, 2), (255, 0, 0, 0))) == WHITE
+    assert corner(Image.new("RGBA", (2, 2), (255, 0, 0, 255))) == RED
+    assert corner(Image.new("LA", (2, 2), (0, 0))) == WHITE
+    palette = Image.new("P", (2, 2), 0)
+    palette.putpalette([*RED, *WHITE])
+    palette.info["transparency"] = 0
+    assert corner(palette) == WHITE
+
+
+def test_sixteen_bits_keep_their_brightness() -> None:
+    image = Image.fromarray(np.full((2, 2), 0x8000, np.uint16))
+    assert image.mode == "I;16"
+    assert corner(image) == (128, 128, 128)
+    assert corner(Image.fromarray(np.full((2, 2), 0.5, np.float32))) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "seen"), [("CMYK", (0, 255, 255, 0), RED), ("L", 7, (7, 7, 7)), ("1", 1, WHITE)]
+)
+def test_other_modes_become_rgb(mode: str, color: object, seen: tuple[int, int, int]) -> None:
+    assert corner(Image.new(mode, (2, 2), color)) == seen  # type: ignore[arg-type]
+
+
+@given(width=st.integers(1, 90), height=st.integers(1, 90), crop=st.integers(1, 40), margin=st.integers(0, 20))
+def test_any_size_comes_out_as_the_crop(width: int, height: int, crop: int, margin: int) -> None:
+    preprocessing = Preprocessing(crop + margin, crop, (0, 0, 0), (1, 1, 1))
+    assert resize_and_crop(Image.new("RGB", (width, height)), preprocessing).shape == (crop, crop, 3)
+
+
+def test_an_image_of_the_networks_size_is_not_touched() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert np.array_equal(resize_and_crop(Image.fromarray(pixels), CIFAR_PREPROCESSING), pixels)

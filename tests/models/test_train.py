@@ -1,0 +1,131 @@
+"""Training learns, logs, and loses nothing to a kill."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.__main__ import main
+from models.resnet import build
+from models.spec import spec_for
+from models.train import Recipe, gradient_norms
+from models.weights import read_checkpoint
+from tests.conftest import ROOT
+
+VARIANT = "resnet8-preact"
+OPTIONS = ["--epochs", "3", "--batch-size", "16", "--precision", "fp32", "--device", "cpu", "--warmup-epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes told apart by their colour, in the shape of CIFAR-10."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for part, n in (("train", 256), ("test", 40)):
+        labels = np.arange(n, dtype=np.uint8) % 2
+        images = generator.integers(0, 128, (n, 3, 32, 32), dtype=np.uint8)
+        images[labels == 1, 0] += 127
+        np.savez(folder / f"cifar10-{part}.npz", images=images, labels=labels, class_names=np.array(["dark", "red"]))
+    return folder
+
+
+def command(data: Path, out: Path) -> list[str]:
+    return ["train", VARIANT, "--data", str(data), "--out", str(out), *OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "models", *command(data, out)], cwd=ROOT, env=environment, check=True)
+    return out
+
+
+def test_it_learns_and_says_so_in_card_and_log(uninterrupted: Path) -> None:
+    checkpoint = read_checkpoint(uninterrupted / f"{VARIANT}.safetensors")
+    training = checkpoint.description.training
+    assert training["test"]["top1"] > 0.9  # two colours; chance is 0.5
+    assert checkpoint.description.class_names == ("dark", "red")
+    card = (uninterrupted / f"{VARIANT}.md").read_text()
+    assert f"{training['test']['correct']} of 40" in card
+    assert checkpoint.sha256 in card
+    lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert lines[-1]["test_accuracy"] == training["test"]["top1"]
+    assert set(lines[0]["gradient_norm"]) == {"stem", "layer1", "layer2", "layer3", "head"}
+    assert {"lr", "train_loss", "train_accuracy", "test_loss", "seconds"} <= lines[0].keys()
+
+
+def test_a_kill_in_mid_epoch_costs_nothing_but_time(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """Bit for bit the weights of an uninterrupted run, and the same log but for its clock."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-m", "models", *command(data, tmp_path)]
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "state.safetensors").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / f"{VARIANT}.safetensors").exists()
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"epoch": 2, "a line": "that the kill left without its state"}\n')
+
+    subprocess.run(arguments, cwd=ROOT, env=environment, check=True)
+    expected, found = (load_file(folder / f"{VARIANT}.safetensors") for folder in (uninterrupted, tmp_path))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert epochs(tmp_path) == epochs(uninterrupted)
+
+
+def epochs(folder: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_another_recipe_does_not_continue_a_run(
+    data: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (uninterrupted / "state.safetensors").read_bytes()
+    assert main([*command(data, uninterrupted), "--seed", "1"]) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert (uninterrupted / "state.safetensors").read_bytes() == before
+
+
+def test_a_damaged_state_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"half a fi")
+    assert main(command(data, tmp_path)) == 2
+    assert "state.safetensors: damaged" in capsys.readouterr().err
+
+
+def test_absent_data_is_an_error_and_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", VARIANT, "--data", str(tmp_path / "absent")]) == 2
+    assert "absent: no such folder" in capsys.readouterr().err
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
+    recipe = Recipe(epochs=10, peak_lr=0.4, warmup_epochs=2)
+    rates = [recipe.lr(step, steps_per_epoch=5) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
+    assert max(rates) == pytest.approx(0.4)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
+    assert recipe.lr(50, 5) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("variant", ["resnet8-postact", "resnet8-preact"])
+def test_gradient_norms_add_up_over_the_stages(variant: str) -> None:
+    network = build(spec_for(variant), seed=0)
+    network(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))).sum().backward()
+    whole = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    stages = torch.stack(list(gradient_norms(network).values()))
+    assert stages.square().sum().sqrt().item() == pytest.approx(whole.item(), rel=1e-5)

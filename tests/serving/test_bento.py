@@ -1,0 +1,49 @@
+"""`bentoml build` packs exact versions, and the built bento serves those whatever is registered later."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+import yaml
+
+from export.__main__ import main
+from loadtests.local_service import local_service
+from tests.conftest import PAIR, ROOT
+from tests.serving.test_http_api import encoded
+
+
+def bentoml_command(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "bentoml", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def test_a_built_bento_serves_its_own_versions_after_newer_ones_are_registered(
+    exported_pair: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tag = bentoml_command("build", "--output", "tag").rpartition("__tag__:")[2]
+    content = Path(bentoml_command("get", tag, "-o", "path"))
+    packed = yaml.safe_load((content / "bento.yaml").read_text())["models"]
+    built_with = {model["alias"]: model["tag"] for model in packed}
+    assert set(built_with) == set(PAIR)
+    assert not list(content.rglob("resnet.py")), "a serving bento holds no torch code"
+
+    assert main([PAIR[1], "--untrained"]) == 0
+    newer = capsys.readouterr().out.strip()
+    assert newer not in built_with.values()
+
+    with local_service(tag, folder=tmp_path) as bento:
+        served = httpx.get(f"{bento.url}/variants").json()["variants"]
+        assert {f"{entry['variant']}:{entry['version']}" for entry in served} == set(built_with.values())
+        answer = httpx.post(f"{bento.url}/classify?variant={PAIR[1]}", content=encoded()).json()
+        assert f"{PAIR[1]}:{answer['version']}" == built_with[PAIR[1]]
+        assert answer["trained"] is True
+
+    with local_service(folder=ROOT) as source:  # the source tree without pins takes the newest of each
+        answer = httpx.post(f"{source.url}/classify?variant={PAIR[1]}", content=encoded()).json()
+        assert f"{PAIR[1]}:{answer['version']}" == newer
+        assert answer["trained"] is False

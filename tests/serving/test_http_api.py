@@ -1,0 +1,233 @@
+"""The routes in this process: every answer, and every way to be wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from serving.classifier import Classifier
+from serving.config import Settings
+from serving.http_api import HttpApi, Opened
+from tests.conftest import PAIR
+
+MAX_BYTES, MAX_PIXELS = 200_000, 1_000_000
+
+
+def encoded(kind: str = "PNG", size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, kind, **options)
+    return file.getvalue()
+
+
+def one_bit_png(width: int, height: int) -> bytes:
+    """A valid black PNG of any size, small enough to send."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compressobj(9)
+    line = bytes(1 + (width + 7) // 8)
+    packed = b"".join(rows.compress(line) for _ in range(height)) + rows.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
+    limits = Settings(max_image_bytes=MAX_BYTES, max_image_pixels=MAX_PIXELS)
+    classifier = Classifier(exported_pair, limits)
+    with ThreadPoolExecutor(2) as pool:
+        yield Opened(classifier, pool)
+    classifier.close()
+
+
+@pytest.fixture(scope="module")
+def client(opened: Opened) -> TestClient:
+    return TestClient(HttpApi(PlainTextResponse("BentoML's own"), opened))
+
+
+@pytest.fixture(scope="module")
+def openapi(client: TestClient) -> dict[str, Any]:
+    described: dict[str, Any] = client.get("/docs.json").json()
+    return described
+
+
+@pytest.mark.parametrize("variant", PAIR)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO"])
+def test_an_image_is_classified_by_the_variant_that_was_asked(client: TestClient, kind: str, variant: str) -> None:
+    response = client.post(
+        f"/classify?variant={variant}&top_k=3", content=encoded(kind), headers={"content-type": "image/any"}
+    )
+    assert response.status_code == 200
+    body = response.json()
+    assert body["variant"] == variant
+    assert body["version"].startswith("onnxruntime-fp32-")
+    assert body["trained"] is True
+    probabilities = [prediction["probability"] for prediction in body["predictions"]]
+    assert len(probabilities) == 3
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert set(body["timings_ms"]) == {"queue", "decode", "infer"}
+
+
+def test_all_classes_add_up_to_one_and_the_first_variant_is_the_default(client: TestClient) -> None:
+    body = client.post("/classify?top_k=10", content=encoded()).json()
+    assert body["variant"] == PAIR[0]
+    assert sum(prediction["probability"] for prediction in body["predictions"]) == pytest.approx(1, abs=1e-5)
+    assert sorted(prediction["index"] for prediction in body["predictions"]) == list(range(10))
+
+
+def test_raw_and_multipart_bodies_get_the_same_answer(client: TestClient) -> None:
+    raw = client.post("/classify", content=encoded(), headers={"content-type": "image/png"}).json()
+    form = client.post("/classify", files={"image": ("any.png", encoded(), "image/png")}).json()
+    assert raw["predictions"] == form["predictions"]
+
+
+PNG = {"content-type": "image/png"}
+FORM = {"content-type": "multipart/form-data; boundary=b"}
+WRONG: list[tuple[str, int, str, dict[str, Any]]] = [
+    ("/classify", 400, "empty_body", {"content": b"", "headers": PNG}),
+    ("/classify", 400, "not_an_image", {"content": b"no image at all", "headers": PNG}),
+    ("/classify", 400, "not_an_image", {"content": encoded()[:500], "headers": PNG}),
+    ("/classify", 400, "not_an_image", {"content": encoded("JPEG")[:400], "headers": PNG}),
+    (
+        "/classify",
+        400,
+        "not_an_image",
+        {"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "headers": PNG},
+    ),
+    ("/classify", 400, "no_image_field", {"files": {"picture": encoded()}}),
+    ("/classify", 400, "no_image_field", {"data": {"image": "text"}, "files": {"other": b"x"}}),
+    ("/classify", 400, "malformed_multipart", {"content": b"nonsense without a boundary", "headers": FORM}),
+    ("/classify", 400, "malformed_multipart", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}),
+    ("/classify?top_k=0", 400, "bad_top_k", {"content": encoded()}),
+    ("/classify?top_k=11", 400, "bad_top_k", {"content": encoded()}),
+    ("/classify?top_k=1e3", 400, "bad_top_k", {"content": encoded()}),
+    ("/classify?top_k=%C2%B2", 400, "bad_top_k", {"content": encoded()}),
+    ("/classify?topk=3", 400, "unknown_parameter", {"content": encoded()}),
+    ("/classify?variant=resnet18", 404, "unknown_variant", {"content": encoded()}),
+    ("/classify", 413, "too_many_bytes", {"content": bytes(MAX_BYTES + 1), "headers": PNG}),
+    ("/classify", 413, "too_many_bytes", {"content": iter([bytes(MAX_BYTES), b"x"]), "headers": PNG}),
+    ("/classify", 413, "too_many_bytes", {"files": {"image": bytes(MAX_BYTES + 1)}}),
+    ("/classify", 413, "too_many_bytes", {"files": {"image": bytes(MAX_BYTES + 100_000)}}),
+    ("/classify", 413, "too_many_pixels", {"content": one_bit_png(1001, 1000), "headers": PNG}),
+    ("/classify", 415, "unsupported_content_type", {"content": b"{}", "headers": {"content-type": "application/json"}}),
+]
+
+
+@pytest.mark.parametrize(("path", "status", "error", "request_"), WRONG, ids=[f"{w[1]}-{w[2]}" for w in WRONG])
+def test_a_wrong_request_gets_a_json_object_that_explains(
+    client: TestClient, openapi: dict[str, Any], path: str, status: int, error: str, request_: dict[str, Any]
+) -> None:
+    response = client.post(path, **request_)
+    assert response.status_code == status
+    body = response.json()
+    assert body["error"] == error
+    assert body["message"]
+    assert body.keys() == {"error", "message", "found", "accepted"}
+    assert str(status) in openapi["paths"]["/classify"]["post"]["responses"]
+
+
+def test_an_unknown_variant_is_told_which_are_served(client: TestClient) -> None:
+    body = client.post("/classify?variant=resnet18", content=encoded()).json()
+    assert (body["found"], body["accepted"]) == ("resnet18", list(PAIR))
+
+
+@pytest.mark.parametrize(("method", "path", "allow"), [("GET", "/classify", "POST"), ("POST", "/variants", "GET")])
+def test_a_wrong_method_is_told_the_right_one(client: TestClient, method: str, path: str, allow: str) -> None:
+    response = client.request(method, path)
+    assert response.status_code == 405
+    assert response.headers["allow"] == allow
+
+
+def test_a_full_service_answers_429_and_when_to_come_back(client: TestClient, opened: Opened) -> None:
+    opened.in_flight = 64
+    try:
+        response = client.post("/classify", content=encoded())
+    finally:
+        opened.in_flight = 0
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "1"
+    assert client.post("/classify", content=encoded()).status_code == 200
+    assert opened.in_flight == 0
+
+
+def test_before_the_models_are_open_nothing_is_classified() -> None:
+    client = TestClient(HttpApi(PlainTextResponse(""), Opened()))
+    assert client.post("/classify", content=encoded()).status_code == 503
+
+
+def test_other_paths_are_left_to_bentoml(client: TestClient) -> None:
+    assert client.get("/readyz").text == "BentoML's own"
+
+
+def test_variants_tell_what_is_served(client: TestClient) -> None:
+    variants = client.get("/variants").json()["variants"]
+    assert [variant["variant"] for variant in variants] == list(PAIR)
+    assert [variant["default"] for variant in variants] == [True, False]
+    assert {variant["ordering"] for variant in variants} == {"postact", "preact"}
+    for variant in variants:
+        assert variant["runtime"].startswith("onnxruntime ")
+        assert len(variant["files"]["model.onnx"]) == 64
+        assert variant["parity"]["top1_agreement"] == 1.0
+
+
+def test_openapi_describes_the_routes_and_the_answers(client: TestClient, openapi: dict[str, Any]) -> None:
+    assert openapi["paths"].keys() == {"/classify", "/variants", "/readyz", "/livez", "/metrics"}
+    post = openapi["paths"]["/classify"]["post"]
+    assert [parameter["name"] for parameter in post["parameters"]] == ["variant", "top_k"]
+    assert post["parameters"][0]["schema"]["enum"] == list(PAIR)
+    assert post["requestBody"]["content"].keys() == {"image/*", "application/octet-stream", "multipart/form-data"}
+    schemas = openapi["components"]["schemas"]
+    assert schemas["Classification"]["properties"].keys() == client.post("/classify", content=encoded()).json().keys()
+    assert schemas["Variant"]["properties"].keys() == client.get("/variants").json()["variants"][0].keys()
+    names = {part["$ref"].rpartition("/")[2] for part in references(openapi)}
+    assert names <= schemas.keys()
+
+
+def references(node: Any) -> Iterator[dict[str, str]]:
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_the_page_for_people_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    response = client.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "http://" not in response.text
+    assert "https://" not in response.text
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO"]),
+    spoil=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=12),
+    keep=st.integers(1, 5000),
+)
+def test_a_spoiled_image_is_an_answer_or_a_client_error(
+    client: TestClient, kind: str, spoil: list[tuple[int, int]], keep: int
+) -> None:
+    body = bytearray(encoded(kind))
+    for place, value in spoil:
+        body[place % len(body)] = value
+    response = client.post("/classify", content=bytes(body[:keep]), headers=PNG)
+    assert response.status_code in {200, 400, 413}
+    assert isinstance(json.loads(response.text), dict)

@@ -1,0 +1,208 @@
+"""A real `bentoml serve`: readiness, hostile images, memory, the whole test set, and refusal to start."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import bentoml
+import httpx2 as httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from loadtests.local_service import LocalService, ServiceError, local_service
+from models.weights import read_checkpoint, zoo_path
+from tests.conftest import PAIR, ROOT, SHARED_DATA
+from tests.serving.test_http_api import encoded, one_bit_png
+
+MEMORY_BOUND = 300 << 20
+
+
+def worker(service: LocalService) -> psutil.Process:
+    """The process that answers: the youngest below the one that was started."""
+    return max(psutil.Process(service.pid).children(recursive=True), key=psutil.Process.create_time)
+
+
+@contextmanager
+def peak_memory(process: psutil.Process) -> Iterator[list[int]]:
+    """Samples resident memory every 2 ms; the list holds the first and the largest."""
+    first = process.memory_info().rss
+    found = [first, first]
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.002):
+            found[1] = max(found[1], process.memory_info().rss)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
+def post(url: str, content: bytes, query: str = "") -> httpx.Response:
+    return httpx.post(f"{url}/classify{query}", content=content, headers={"content-type": "image/any"}, timeout=30)
+
+
+def test_it_answers_and_is_ready(service: LocalService) -> None:
+    assert httpx.get(f"{service.url}/readyz").status_code == 200
+    assert [entry["variant"] for entry in httpx.get(f"{service.url}/variants").json()["variants"]] == list(PAIR)
+    for variant in PAIR:
+        answer = post(service.url, encoded(), f"?variant={variant}")
+        assert answer.status_code == 200
+        assert answer.json()["variant"] == variant
+    assert "bentoml_service_request" in httpx.get(f"{service.url}/metrics").text
+
+
+def test_a_body_that_is_too_long_is_refused_while_it_still_comes(service: LocalService) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(40):
+            yield bytes(1 << 20)
+
+    answer = httpx.post(f"{service.url}/classify", content=endless(), headers={"content-type": "image/png"})
+    assert answer.status_code == 413
+    assert answer.json()["error"] == "too_many_bytes"
+
+
+@pytest.mark.parametrize(("width", "height"), [(13_000, 13_000), (30_000, 30_000)])
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(service: LocalService, width: int, height: int) -> None:
+    bomb = one_bit_png(width, height)
+    with peak_memory(worker(service)) as memory:
+        answer = post(service.url, bomb)
+    assert answer.status_code == 413
+    assert answer.json()["error"] == "too_many_pixels"
+    assert memory[1] - memory[0] < 20 << 20  # decoded, it would take 21 or 112 MB, and 507 or 2,700 as RGB
+
+
+@pytest.mark.shared_data
+def test_odd_images_neither_break_nor_bloat_the_service(service: LocalService) -> None:
+    folder = SHARED_DATA / "odd-images"
+    rows = list(csv.DictReader((folder / "manifest.csv").open()))
+    assert len(rows) > 60
+    process = worker(service)
+    statuses = {}
+    with peak_memory(process) as memory:
+        for row in rows:
+            answer = post(service.url, (folder / row["file"]).read_bytes())
+            statuses[row["file"]] = answer.status_code
+            assert isinstance(answer.json(), dict)
+    assert set(statuses.values()) == {200, 400, 413}
+    assert statuses["bomb-13000x13000-rgb.png"] == 413
+    unreadable = [row["file"] for row in rows if row["pillow13_result"] != "ok"]
+    assert not [name for name in unreadable if statuses[name] == 200]
+    odd = {
+        "hopper_16bit.pgm",
+        "pil_sample_cmyk.jpg",
+        "hopper_orientation_6.jpg",
+        "transparent.png",
+        "photo-palette.png",
+    }
+    assert {statuses[name] for name in odd} == {200}
+    assert process.is_running()
+    assert worker(service).pid == process.pid
+    assert memory[1] - memory[0] < MEMORY_BOUND
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("variant", PAIR)
+def test_the_whole_test_set_scores_what_the_card_says(service: LocalService, variant: str) -> None:
+    """10,000 images as PNG over HTTP: the card's number of correct ones, to the image."""
+    with np.load(SHARED_DATA / "cifar10" / "cifar10-test.npz") as arrays:
+        images, labels = arrays["images"].transpose(0, 2, 3, 1), arrays["labels"]
+
+    def answer(client: httpx.Client, index: int) -> bool:
+        file = io.BytesIO()
+        Image.fromarray(images[index]).save(file, "PNG", compress_level=1)
+        url = f"{service.url}/classify?variant={variant}&top_k=1"
+        body = client.post(url, content=file.getvalue(), headers={"content-type": "image/png"}).json()
+        return bool(body["predictions"][0]["index"] == labels[index])
+
+    with httpx.Client(timeout=30) as client, ThreadPoolExecutor(4) as pool:
+        correct = sum(pool.map(lambda index: answer(client, index), range(len(labels))))
+    test = read_checkpoint(zoo_path(variant)).description.training["test"]
+    assert (correct, len(labels)) == (test["correct"], test["n"])
+
+
+def refused(environment: dict[str, str]) -> str:
+    with pytest.raises(ServiceError) as caught, local_service(environment=environment, folder=ROOT):
+        pass
+    return str(caught.value)
+
+
+def test_a_model_that_is_not_there_stops_the_start(service: LocalService) -> None:
+    assert "export it: python -m export resnet32-preact" in refused({"SERVING_MODELS": "resnet32-preact"})
+
+
+def test_a_changed_model_stops_the_start(exported_pair: tuple[str, str], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    model = bentoml.models.get(exported_pair[0])
+    stored = home / "models" / str(model.tag.name) / str(model.tag.version)
+    shutil.copytree(model.path, stored)
+    content = bytearray((stored / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (stored / "model.onnx").write_bytes(content)
+    message = refused({"BENTOML_HOME": str(home), "SERVING_MODELS": exported_pair[0]})
+    assert "model.onnx: sha256 is" in message
+    assert "export again" in message
+
+
+def test_a_misspelled_setting_stops_the_start() -> None:
+    assert "SERVING_TREADS: " in refused({"SERVING_TREADS": "2"})
+
+
+def test_a_restarted_worker_serves_the_versions_of_the_start(exported_pair: tuple[str, str]) -> None:
+    """The newest at the start stays, though a newer one is registered before the worker comes back."""
+    from export.__main__ import export, parser
+
+    with local_service(folder=ROOT) as running:
+        before = httpx.get(f"{running.url}/variants").json()
+        newer = export(parser().parse_args([PAIR[0], "--untrained", "--max-batch-size", "7"]))
+        killed = worker(running)
+        killed.kill()
+        psutil.wait_procs([killed], timeout=10)
+        after = None
+        while after is None:
+            try:
+                after = httpx.get(f"{running.url}/variants").json()
+            except httpx.TransportError:
+                time.sleep(0.05)
+        assert worker(running).pid != killed.pid
+    bentoml.models.delete(newer)
+    assert newer.partition(":")[2] not in str(before)
+    assert after == before
+
+
+def test_requests_in_flight_are_answered_when_it_stops(exported_pair: tuple[str, str]) -> None:
+    """SIGTERM with requests under way: each gets its answer or a refused connection, none a broken one."""
+    outcomes: list[int] = []
+    with local_service(environment={"SERVING_MODELS": ",".join(exported_pair)}, folder=ROOT) as running:
+
+        def ask() -> None:
+            body = encoded(size=(1500, 1500))
+            while True:
+                try:
+                    outcomes.append(post(running.url, body).status_code)
+                except httpx.ConnectError:
+                    return
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while len(outcomes) < 4:
+            time.sleep(0.01)
+        psutil.Process(running.pid).terminate()
+        for thread in threads:
+            thread.join()
+    assert set(outcomes) == {200}

@@ -1,0 +1,56 @@
+"""Which package may import which: read off every import statement, and proved by importing with torch absent."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import ROOT
+
+OURS = {"models", "export", "serving", "loadtests"}
+ALLOWED = {"models": {"models"}, "export": {"export", "models"}, "loadtests": {"loadtests"}}
+TORCH_FREE = {"models.spec", "models.pixels", "models.atomic_file", "export.artifact", "export.preprocess"}
+
+
+def imports(package: str) -> Iterator[tuple[str, str]]:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                names = [str(node.module)]
+            for name in names:
+                yield str(path.relative_to(ROOT)), name
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_a_package_imports_only_what_the_law_allows(package: str) -> None:
+    found = list(imports(package))
+    assert found
+    broken = [(path, name) for path, name in found if name.partition(".")[0] in OURS - ALLOWED[package]]
+    assert not broken
+
+
+def test_serving_imports_the_torch_free_contract_alone() -> None:
+    ours = [(path, name) for path, name in imports("serving") if name.partition(".")[0] in OURS - {"serving"}]
+    assert ours
+    assert not [(path, name) for path, name in ours if name not in TORCH_FREE]
+
+
+BLOCK = "import sys; sys.modules['torch'] = None; "
+
+
+def test_serving_imports_with_torch_blocked() -> None:
+    code = BLOCK + "import serving.service, serving.runners.onnxruntime_runner; print(serving.service.Preflight.name)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "preflight"
+
+
+def test_blocking_torch_would_be_noticed() -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCK + "import models.resnet"], cwd=ROOT, capture_output=True)
+    assert done.returncode != 0
