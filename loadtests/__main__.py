@@ -90,9 +90,8 @@ def compare(options: argparse.Namespace) -> int:
 def startup(options: argparse.Namespace) -> int:
     result = measure_startup(options.runs)
     write_startup(options.out, result)
-    print(
-        f"ready after {result['median']:.2f} s (median of {options.runs}, {result['least']:.2f} to {result['most']:.2f})"
-    )
+    spread = f"{result['least']:.2f} to {result['most']:.2f}"
+    print(f"ready after {result['median']:.2f} s (median of {options.runs}, {spread})")
     print(f"report: {options.out}")
     return 0
 
