@@ -41,15 +41,16 @@ check: $(VENV)/dev ## format, lint, types
 fix: $(VENV)/dev ## format and repair what can be repaired
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+EXPORT = $(BIN)/python -m export $(VARIANTS) $(if $(wildcard $(DATA)),--data $(DATA))
 train: $(VENV)/dev ## train VARIANTS on DATA; run again to resume
 	for variant in $(VARIANTS); do $(BIN)/python -m models train $$variant --data $(DATA) || exit; done
 export: $(VENV)/demo ## export VARIANTS to BentoML's model store
-	for variant in $(VARIANTS); do $(BIN)/python -m export $$variant $(if $(wildcard $(DATA)),--data $(DATA)) || exit; done
-serve: export ## serve VARIANTS in the foreground on PORT
-	$(BIN)/bentoml serve serving.service:Preflight --host $(HOST) --port $(PORT)
+	$(EXPORT)
+serve: $(VENV)/demo ## export VARIANTS and serve them in the foreground on PORT
+	tags="$$($(EXPORT))" && SERVING_MODELS="$$tags" exec $(BIN)/bentoml serve serving.service:Preflight --host $(HOST) --port $(PORT)
 loadtest: $(VENV)/demo ## compare VARIANTS on a running service at PORT
 	$(BIN)/python -m loadtests compare $(VARIANTS) --host http://$(HOST):$(PORT)
-build: export ## pack the service and its models into a bento
+build: export ## pack the service and the models that bentofile.yaml names into a bento
 	$(BIN)/bentoml build
 bench: export ## measure this machine; figures go to build/bench
 	$(BIN)/python -m loadtests startup

@@ -1,48 +1,49 @@
-"""The main job, end to end, on the shipped weights: `make demo` runs this."""
+"""The main job, end to end, on the shipped weights: `make demo` runs this. Every command is shown as it is run."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import urllib.request
 from importlib.resources import files
 from pathlib import Path
 
-from loadtests.local_service import local_service
+from loadtests.local_service import NO_PROXY, local_service
 
 VARIANTS = ("resnet20-postact", "resnet20-preact")
-PHOTOGRAPHS = Path(str(files("skimage"))) / "data"
-CAT = PHOTOGRAPHS / "chelsea.png"  # CC0, by Stefan van der Walt, part of scikit-image
-ROUNDS = 40
+CAT = Path(str(files("skimage"))) / "data" / "chelsea.png"  # CC0, by Stefan van der Walt, part of scikit-image
 
 
 def main() -> None:
-    tags = [export(variant) for variant in VARIANTS]
-    print("\n$ bentoml serve serving.service:Preflight", flush=True)
-    with local_service(environment={"SERVING_MODELS": ",".join(tags)}) as service:
-        print(f"ready in {service.ready_s:.1f} s at {service.url}")
+    tags = python("-m", "export", *VARIANTS)
+    with local_service(environment={"SERVING_MODELS": tags}) as service:
+        show(f"SERVING_MODELS={shlex.quote(' '.join(tags.split()))}", *service.command[1:])
+        print(f"ready in {service.ready_s:.1f} s")
         for variant in VARIANTS:
             classify(service.url, variant)
-        command = ["-m", "loadtests", "compare", *VARIANTS, "--rounds", str(ROUNDS)]
-        print(f"\n$ python {' '.join(command)}", flush=True)
-        subprocess.run([sys.executable, *command, "--host", service.url], check=True)
+        python("-m", "loadtests", "compare", *VARIANTS, "--host", service.url)
 
 
-def export(variant: str) -> str:
-    print(f"$ python -m export {variant}", flush=True)
-    command = [sys.executable, "-m", "export", variant, "--images", str(PHOTOGRAPHS)]
-    tag = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    print(tag, flush=True)
-    return tag
+def python(*arguments: str) -> str:
+    """Run a command line of ours, showing it and its output; returns the output."""
+    show("python", *arguments)
+    done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, end="", flush=True)
+    return done.stdout
+
+
+def show(*command: str) -> None:
+    print("$", *command, flush=True)
 
 
 def classify(url: str, variant: str) -> None:
-    print(f"\nPOST {CAT.name} to /classify?variant={variant}&top_k=3")
+    print(f"\nPOST {CAT.name} to {url}/classify?variant={variant}&top_k=3")
     request = urllib.request.Request(  # noqa: S310  our own service
         f"{url}/classify?variant={variant}&top_k=3", data=CAT.read_bytes(), headers={"content-type": "image/png"}
     )
-    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310  our own service
+    with NO_PROXY.open(request, timeout=10) as response:
         answer = json.load(response)
     for prediction in answer["predictions"]:
         print(f"  {prediction['label']:12}{prediction['probability']:7.1%}")

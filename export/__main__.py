@@ -26,6 +26,7 @@ from export.artifact import (
 from export.to_onnx import INPUT, OPSET, OUTPUT, ServedGraph, to_onnx
 from export.verify import (
     ParityError,
+    bundled_photographs,
     compare,
     from_photographs,
     from_split,
@@ -56,34 +57,45 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     options = parser().parse_args(arguments)
     try:
-        tag = export(options)
-    except (ArtifactError, CheckpointError, DataError, ParityError, SpecError) as error:
+        for variant in options.variants:
+            print(export(variant, options), flush=True)
+    except (ArtifactError, CheckpointError, DataError, ParityError, SpecError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(tag)
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m export", description=__doc__)
-    top.add_argument("variant", help="such as resnet20-preact; `python -m models list` shows all")
+    top.add_argument(
+        "variants", nargs="+", metavar="VARIANT", help="such as resnet20-preact; see `python -m models list`"
+    )
     origin = top.add_mutually_exclusive_group()
     origin.add_argument("--checkpoint", type=Path, help="safetensors (default: the shipped weights of that name)")
     origin.add_argument("--untrained", action="store_true", help="the shape alone, random weights: for load tests")
     top.add_argument("--data", type=Path, help="labelled data: parity and accuracy are measured on its test part")
-    top.add_argument("--images", type=Path, help="folder of photographs to measure parity on, where there is no data")
-    top.add_argument("--max-batch-size", type=int, default=64, help="the largest batch to serve (default: 64)")
+    top.add_argument(
+        "--images", type=Path, help="folder of photographs for parity without data (default: scikit-image's own)"
+    )
+    top.add_argument("--max-batch-size", type=positive, default=64, help="the largest batch to serve (default: 64)")
     return top
 
 
-def export(options: argparse.Namespace) -> str:
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def export(variant: str, options: argparse.Namespace) -> str:
     """Build, convert, verify, register; returns the tag. Nothing reaches the store unless all of it succeeded."""
-    source = untrained(options.variant) if options.untrained else trained(options.variant, options.checkpoint)
+    source = untrained(variant) if options.untrained else trained(variant, options.checkpoint)
     with tempfile.TemporaryDirectory(prefix="preflight-export-") as name:
         folder = Path(name)
-        say(f"{options.variant}: converting to ONNX")
+        say(f"{variant}: converting to ONNX")
         onnx.save(to_onnx(source.graph), folder / MODEL_FILE)
-        say(f"{options.variant}: verifying against torch")
+        say(f"{variant}: verifying against torch")
         parity, accuracy = verify(source, folder / MODEL_FILE, options.data, options.images)
         manifest = describe(source, folder, parity, accuracy, options.max_batch_size)
         write_manifest(folder, manifest)
@@ -120,11 +132,13 @@ def verify(source: Source, model: Path, data: Path | None, photographs: Path | N
     if data is not None:
         split = load_split(data, Part.TEST, preprocessing)
         parity = compare(source.graph, session, from_split(split), f"{split.name} test")
-        return parity, measure_accuracy(session, split) if source.checkpoint_sha256 else None
+        return parity, measure_accuracy(session, split, source.labels) if source.checkpoint_sha256 else None
+    photographs = photographs or bundled_photographs()
     if photographs is not None:
         images, description = from_photographs(photographs, preprocessing)
     else:
-        images, description = random_pixels(preprocessing), "random pixels, neither --data nor --images was given"
+        images, description = random_pixels(preprocessing), "random pixels: no --data, no --images, no scikit-image"
+        say(f"warning: parity is measured on {description}")
     return compare(source.graph, session, images, description), None
 
 

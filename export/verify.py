@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from export.artifact import Accuracy, Parity
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
 from models.data import IMAGE_SUFFIXES, DataError, Split, batches_in_order
-from models.pixels import FORMATS, as_seen, resize_and_crop
+from models.pixels import ImageError, read_image, resize_and_crop
 from models.spec import Preprocessing
 
 Pixels = NDArray[np.uint8]  # [N, crop, crop, 3]
@@ -60,12 +62,19 @@ def compare(graph: ServedGraph, session: onnxruntime.InferenceSession, images: P
     )
 
 
-def measure_accuracy(session: onnxruntime.InferenceSession, split: Split) -> Accuracy:
+def measure_accuracy(session: onnxruntime.InferenceSession, split: Split, labels: tuple[str, ...]) -> Accuracy:
+    """Top-1 over the whole split.
+
+    Raises:
+        DataError: its classes are not the network's `labels`, in their order.
+    """
+    if split.class_names != labels:
+        raise DataError(f"the data's classes are {list(split.class_names)}, the network's {list(labels)}")
     correct = 0
     batches = batches_in_order(split.images, BATCH_SIZE)
-    for images, labels in tqdm(batches, desc="accuracy", unit="batch", leave=False):
+    for images, expected in tqdm(batches, desc="accuracy", unit="batch", leave=False):
         logits = run(session, images.permute(0, 2, 3, 1).numpy())
-        correct += int((logits.argmax(1) == labels.numpy()).sum())
+        correct += int((logits.argmax(1) == expected.numpy()).sum())
     n = len(split.images)
     return Accuracy(top1=correct / n, correct=correct, n=n, data=f"{split.name} test")
 
@@ -89,10 +98,9 @@ def from_photographs(folder: Path, preprocessing: Preprocessing) -> tuple[Pixels
     read = unreadable = 0
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES):
         try:
-            with Image.open(path, formats=FORMATS) as image:
-                found.extend(tiles(as_seen(image), preprocessing))
+            found.extend(tiles(read_image(path), preprocessing))
             read += 1
-        except (OSError, ValueError, SyntaxError):
+        except ImageError:
             unreadable += 1
     if not found:
         raise DataError(f"{folder}: no readable images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
@@ -106,6 +114,13 @@ def tiles(image: Image.Image, preprocessing: Preprocessing, most: int = 64) -> I
     corners = [(x, y) for y in range(0, image.height - crop, crop) for x in range(0, image.width - crop, crop)]
     for x, y in corners[:: max(1, len(corners) // most)][:most]:
         yield np.asarray(image.crop((x, y, x + crop, y + crop)))
+
+
+def bundled_photographs() -> Path | None:
+    """The photographs inside scikit-image, where that is installed."""
+    if importlib.util.find_spec("skimage") is None:
+        return None
+    return Path(str(importlib.resources.files("skimage"))) / "data"
 
 
 def random_pixels(preprocessing: Preprocessing, n: int = 16) -> Pixels:

@@ -31,21 +31,24 @@ def run_turn(plan: Plan, number: int, lane: int, images: Sequence[Payload]) -> T
     variant = plan.lanes[lane]
     environment = Environment(user_classes=[user_of(variant, images)], host=plan.host, stop_timeout=10)
     answered: list[tuple[float, float]] = []  # start (epoch seconds), latency (ms)
-    failures: list[str] = []
+    failed: list[tuple[float, str]] = []
 
     def record(start_time: float, response_time: float, exception: BaseException | None, **_: Any) -> None:
         if exception is None:
             answered.append((start_time, response_time))
         else:
-            failures.append(str(exception))
+            failed.append((start_time, str(exception)))
 
     environment.events.request.add_listener(record)  # type: ignore[no-untyped-call]
     runner = environment.create_local_runner()
-    runner.start(plan.users, spawn_rate=plan.users, wait=True)
-    gevent.sleep(WARM_UP_S)
-    begun = time.time()
-    gevent.sleep(plan.turn_s)
-    ended = time.time()
-    runner.quit()
-    kept = tuple(latency for start, latency in answered if begun <= start < ended)
-    return Turn(number, lane, variant, ended - begun, kept, tuple(failures))
+    try:
+        runner.start(plan.users, spawn_rate=plan.users, wait=True)
+        gevent.sleep(WARM_UP_S)
+        begun = time.time()
+        gevent.sleep(plan.turn_s)
+        ended = time.time()
+    finally:
+        runner.quit()
+    latencies = tuple(latency for start, latency in answered if begun <= start < ended)
+    failures = tuple(reason for start, reason in failed if begun <= start < ended)
+    return Turn(number, lane, variant, ended - begun, latencies, failures)

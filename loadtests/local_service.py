@@ -12,12 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 READY_WITHIN_S = 60.0
 STOPS_WITHIN_S = 15.0
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever the environment says of proxies
 
 
 class ServiceError(RuntimeError):
@@ -26,8 +27,9 @@ class ServiceError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class LocalService:
-    """Where it answers, its process (the parent of the worker), and how long it took from start to `/readyz`."""
+    """Its command, where it answers, its process (the parent of the worker), and the time from start to `/readyz`."""
 
+    command: list[str]
     url: str
     pid: int
     ready_s: float
@@ -58,7 +60,7 @@ def local_service(
                     tail = log.read().decode(errors="replace")[-4000:]
                     raise ServiceError(f"{' '.join(command)} did not become ready; its log ends:\n{tail}")
                 time.sleep(0.02)
-            yield LocalService(url, process.pid, time.perf_counter() - begun)
+            yield LocalService(command, url, process.pid, time.perf_counter() - begun)
         finally:
             stop(process)
 
@@ -71,16 +73,17 @@ def free_port() -> int:
 
 def is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:  # noqa: S310  a fixed scheme
+        with NO_PROXY.open(f"{url}/readyz", timeout=5) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, then make sure that no worker outlives it."""
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(STOPS_WITHIN_S)
-    except subprocess.TimeoutExpired:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import io
 import json
-import os
 import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from loadtests.turns import Plan, Ratio, Turn, latencies, ratio, verdict
+from loadtests.machine import machine
+from loadtests.turns import Plan, Ratio, Turn, failure_rate, latencies, ratio, verdict
 
 PERCENTILES = (50, 90, 99)
+MOST_FAILURES = 0.01  # of all requests; beyond, the answered ones do not stand for the rest
 FIGURES = {"p50 latency": lambda turn: turn.p50_ms, "throughput": lambda turn: turn.throughput_rps}
 
 
@@ -31,8 +33,9 @@ def summary(plan: Plan, turns: Sequence[Turn], variants: dict[str, dict[str, Any
             **asdict(plan),
             "rounds_done": len({turn.round for turn in turns}),
             "workload": "closed",
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores; client and service may share them",
+            "machine": f"{machine()}; client and service may share it",
             "python": platform.python_version(),
+            "packages": {name: version(name) for name in ("locust", "geventhttpclient", "numpy", "scipy")},
             "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         },
         "lanes": [lane_summary(turns, lane, name, variants[name]) for lane, name in enumerate(plan.lanes)],
@@ -63,10 +66,13 @@ def lane_summary(turns: Sequence[Turn], lane: int, name: str, variant: dict[str,
 
 def ratios(turns: Sequence[Turn], name: str) -> dict[str, Any]:
     measured, control = (ratio(turns, lane, FIGURES[name]) for lane in (1, 2))
+    failing = failure_rate(turns)
     return {
         "ratio": asdict(measured) if measured else None,
         "control": asdict(control) if control else None,
-        "verdict": verdict(measured, control),
+        "verdict": verdict(measured, control)
+        if failing <= MOST_FAILURES
+        else f"not judged, {failing:.1%} of the requests failed",
     }
 
 
@@ -87,7 +93,8 @@ def as_text(result: dict[str, Any]) -> str:
         lines.append(f"{name}, {second} / {first}: {measured}; A/A {control}: {entry['verdict']}")
     lines.append(
         f"{conditions['rounds_done']} rounds of {conditions['turn_s']:g} s a lane, {conditions['users']} users, "
-        f"closed workload; medians over rounds with 95 % intervals; {conditions['machine']}"
+        f"closed workload; percentiles over all requests, req/s and ratios as medians over rounds "
+        f"with 95 % intervals; {conditions['machine']}"
     )
     for lane in lanes:
         lines += [f"{lane['variant']}: {count} x {reason}" for reason, count in lane["failure_reasons"].items()]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from loadtests.local_service import local_service
+from loadtests.machine import machine
 
 
 def measure_startup(runs: int) -> dict[str, Any]:
@@ -28,8 +29,9 @@ def measure_startup(runs: int) -> dict[str, Any]:
         "least": min(counted),
         "most": max(counted),
         "runs": counted,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("bentoml", "onnxruntime", "numpy", "pillow")},
         "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
     }
 

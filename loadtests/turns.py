@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import quantile_test
 
+FEWEST_ROUNDS = 6  # with fewer, no order statistics enclose the median with 95 % confidence
 LANES = 3  # the first variant, the second, and the first again
 
 
@@ -50,7 +51,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The median over rounds of a ratio of two lanes, with its 95 % bootstrap interval."""
+    """The median over rounds of a ratio of two lanes, with its 95 % interval by order statistics (the sign test)."""
 
     median: float
     low: float
@@ -63,11 +64,9 @@ def ratio(turns: Sequence[Turn], lane: int, figure: Callable[[Turn], float]) -> 
     rounds = sorted({number for number, _ in by_place if {(number, 0), (number, lane)} <= by_place.keys()})
     ratios = np.array([by_place[number, lane] / by_place[number, 0] for number in rounds if by_place[number, 0]])
     ratios = ratios[np.isfinite(ratios)]
-    if len(ratios) < 3:
+    if len(ratios) < FEWEST_ROUNDS:
         return None
-    interval = bootstrap(
-        (ratios,), np.median, method="percentile", n_resamples=5000, rng=np.random.default_rng(0)
-    ).confidence_interval
+    interval = quantile_test(ratios, q=float(np.median(ratios)), p=0.5).confidence_interval(0.95)
     return Ratio(float(np.median(ratios)), float(interval.low), float(interval.high))
 
 
@@ -75,10 +74,15 @@ def latencies(turns: Sequence[Turn], lane: int) -> NDArray[np.float64]:
     return np.array([latency for turn in turns if turn.lane == lane for latency in turn.latencies_ms])
 
 
+def failure_rate(turns: Sequence[Turn]) -> float:
+    failures = sum(len(turn.failures) for turn in turns)
+    return failures / max(failures + sum(len(turn.latencies_ms) for turn in turns), 1)
+
+
 def verdict(measured: Ratio | None, control: Ratio | None) -> str:
     """A difference counts when its interval leaves out 1 and everything that the A/A control's interval holds."""
     if measured is None or control is None:
-        return "too few rounds to say"
+        return f"too few rounds to say, {FEWEST_ROUNDS} are needed"
     if measured.low > max(1.0, control.high):
         return "higher"
     if measured.high < min(1.0, control.low):

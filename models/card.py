@@ -20,7 +20,9 @@ def card(checkpoint: Checkpoint, path: Path) -> str:
     spec, training = description.spec, description.training
     pixels = spec.preprocessing
     recipe, test = training["recipe"], training["test"]
-    parameters = sum(tensor.numel() for name, tensor in checkpoint.tensors.items() if "running" not in name)
+    parameters = sum(
+        tensor.numel() for name, tensor in checkpoint.tensors.items() if name.rpartition(".")[2] in {"weight", "bias"}
+    )
     rows = {
         "Top-1": f"**{test['top1']:.2%}** ({test['correct']} of {test['n']} test images, float32, last epoch)",
         "Data": f"{training['data']}, {training['train_images']} training images, {spec.num_classes} classes",
@@ -46,6 +48,4 @@ def card(checkpoint: Checkpoint, path: Path) -> str:
 
 One seed: a difference of a few tenths of a point to another network of this size may be chance. The accuracy of the
 last epoch is reported as it came; nothing was chosen on the test set. Learning curves: `{path.stem}.log.jsonl`.
-
-Terms: the weights are under this project's licence. CIFAR-10 (Krizhevsky 2009) comes without a stated licence.
 """

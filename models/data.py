@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from models.pixels import as_seen, resize_and_crop
+from models.pixels import ImageError, read_pixels
 from models.spec import Preprocessing
 
 Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, H, W], int64 [B]
@@ -33,12 +33,24 @@ class ArrayImages(Dataset[Batch]):
 
     workers: ClassVar[int] = 0
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[Any]) -> None:
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[Any], classes: int) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:
+            found = f"images {images.dtype} {images.shape}, labels {labels.shape}"
+            raise DataError(f"found {found}, expected uint8 [N, 3, H, W] and [N]")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise DataError(f"labels go from {labels.min()} to {labels.max()}, there are {classes} class names")
         self.images = torch.from_numpy(np.ascontiguousarray(images))
         self.labels = torch.from_numpy(labels.astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what the set holds."""
+        content = hashlib.sha256(self.images.numpy().tobytes())
+        content.update(self.labels.numpy().tobytes())
+        return content.hexdigest()[:16]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         chosen = torch.as_tensor(indices)
@@ -64,10 +76,15 @@ class FolderImages(Dataset[Batch]):
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         try:
-            with Image.open(path) as image:
-                return resize_and_crop(as_seen(image), self.preprocessing)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path}: not a readable image ({error})") from error
+            return read_pixels(path, self.preprocessing)
+        except ImageError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what the set holds, by names and sizes: the files may be too many to read."""
+        entries = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path, _ in self.files]
+        return hashlib.sha256("\n".join(entries).encode()).hexdigest()[:16]
 
 
 class Part(StrEnum):
@@ -106,18 +123,23 @@ def read_cifar_npz(path: Path) -> Split:
     try:
         with np.load(path) as arrays:  # allow_pickle is off
             class_names = tuple(str(name) for name in arrays["class_names"])
-            return Split("cifar10", class_names, ArrayImages(arrays["images"], arrays["labels"]))
-    except (OSError, ValueError, KeyError) as error:
+            images = ArrayImages(arrays["images"], arrays["labels"], len(class_names))
+            return Split("cifar10", class_names, images)
+    except Exception as error:  # zip and LZMA have errors of their own
         raise DataError(f"{path}: expected arrays images, labels and class_names ({error})") from error
 
 
 def read_cifar_batches(folder: Path, part: Part) -> Split:
     files = [f"data_batch_{number}" for number in range(1, 6)] if part is Part.TRAIN else ["test_batch"]
     batches = [read_cifar_pickle(folder / name) for name in files]
-    names = read_cifar_pickle(folder / "batches.meta")[b"label_names"]
-    class_names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
-    images = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-    return Split("cifar10", class_names, ArrayImages(images, np.concatenate([batch[b"labels"] for batch in batches])))
+    try:
+        names = read_cifar_pickle(folder / "batches.meta")[b"label_names"]
+        class_names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+        images = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        labels = np.concatenate([batch[b"labels"] for batch in batches])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder}: its batches lack data, labels or label_names ({error!r})") from error
+    return Split("cifar10", class_names, ArrayImages(images, labels, len(class_names)))
 
 
 class ArraysOnly(pickle.Unpickler):
@@ -138,13 +160,10 @@ class ArraysOnly(pickle.Unpickler):
 
 
 def read_cifar_pickle(path: Path) -> dict[bytes, Any]:
-    def restricted(file: IO[bytes]) -> Any:
-        return ArraysOnly(file, encoding="bytes").load()
-
     try:
         with path.open("rb") as file:
-            content = restricted(file)
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            content = ArraysOnly(file, encoding="bytes").load()
+    except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(f"{path}: not a CIFAR-10 python batch ({error})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}, expected the dictionary of a CIFAR-10 batch")

@@ -3,7 +3,10 @@
 The orderings differ in their block classes alone. Another placement of He et al. 2016 (figure 4) is one more class that
 says what its block computes and whether the stem and the head are activated, entered in `BLOCKS`.
 
-Module names are torchvision's (`conv1`, `layer1.0.bn2`, `layer2.0.downsample.0`, `fc`), so that its checkpoints load.
+Module names are torchvision's (`conv1`, `layer1.0.bn2`, `layer2.0.downsample.0`, `fc`), and `norm` before the head.
+
+In pre-activation networks every identity and option-A shortcut reads the raw stream, the first block's included, and
+only projections read the activated one; docs/decisions.md says how that differs from the paper's first unit.
 """
 
 from __future__ import annotations
@@ -133,7 +136,7 @@ BLOCKS: dict[tuple[BlockOrdering, BlockKind], type[Block]] = {
 
 
 class OptionA(nn.Module):
-    """Parameter-free shortcut: subsample by `stride`, zero-pad the channels evenly (He et al. 2015, section 3.3)."""
+    """Parameter-free: subsample by `stride`, zero-pad channels (He et al. 2015, section 3.3), half on each side."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

@@ -89,7 +89,8 @@ EXPANSION = {BlockKind.BASIC: 1, BlockKind.BOTTLENECK: 4}
 class ModelSpec:
     """One network's shape. Depth counts weighted layers, as the papers do.
 
-    CIFAR depths are 6n+2 (basic) or 9n+2 (bottleneck) with n blocks a stage (He et al. 2015, section 4.2).
+    CIFAR depths are 6n+2 with n basic blocks a stage (He et al. 2015, section 4.2), or 9n+2 with n bottlenecks, as
+    the 164 and 1001 layers of He et al. 2016 are.
     """
 
     ordering: BlockOrdering

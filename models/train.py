@@ -40,7 +40,7 @@ class Precision(StrEnum):
 class Recipe:
     """SGD with Nesterov momentum, linear warm-up then cosine decay to zero, mirrored and shifted images.
 
-    `weight_decay` applies to every parameter (He et al. 2015, section 4.2).
+    The shape of He et al. 2015, section 4.2, with a smooth schedule; `weight_decay` applies to every parameter.
     """
 
     epochs: int = 50
@@ -92,7 +92,8 @@ class Run:
     @property
     def identity(self) -> str:
         """What must be equal for a run to be continued rather than begun."""
-        return json.dumps({"spec": asdict(self.spec), "recipe": asdict(self.recipe), "data": self.train_split.name})
+        data = [self.train_split.name, self.train_split.images.fingerprint, self.test_split.images.fingerprint]
+        return json.dumps({"spec": asdict(self.spec), "recipe": asdict(self.recipe), "data": data})
 
 
 def train(run: Run) -> Accuracy:
@@ -134,6 +135,8 @@ def train(run: Run) -> Accuracy:
                 log.write(json.dumps(line) + "\n")
             save_state(run, network, optimizer, epoch + 1)
     assert accuracy is not None
+    if first_epoch == run.recipe.epochs and run.checkpoint_path.exists():
+        return accuracy  # finished before: its checkpoint keeps its date and machine
     training = training_facts(run, accuracy)
     write_checkpoint(run.checkpoint_path, network, Description(run.spec, run.train_split.class_names, training))
     return accuracy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact import Manifest, read_manifest
-from export.preprocess import ImageError, ImageTooLargeError, to_pixels
-from models.pixels import FORMATS
+from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
 from serving.answers import Classification, Prediction, Timings, Variant, Variants
 from serving.config import Settings
 from serving.errors import RequestError
@@ -88,14 +88,20 @@ class Classifier:
 
     def decode(self, encoded: bytes, manifest: Manifest) -> NDArray[np.uint8]:
         try:
-            return to_pixels(encoded, manifest.spec.preprocessing, self.settings.max_image_pixels)
+            return read_pixels(io.BytesIO(encoded), manifest.spec.preprocessing, self.settings.max_image_pixels)
         except ImageTooLargeError as error:
             limit = f"up to {self.settings.max_image_pixels} pixels"
             raise RequestError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_pixels", str(error), accepted=[limit]
             ) from None
         except ImageError as error:
-            raise RequestError(HTTPStatus.BAD_REQUEST, "not_an_image", str(error), accepted=list(FORMATS)) from None
+            raise RequestError(
+                HTTPStatus.BAD_REQUEST,
+                "not_an_image",
+                str(error),
+                found=f"{len(encoded)} bytes, beginning {encoded[:8].hex(' ')}",
+                accepted=list(FORMATS),
+            ) from None
 
     def variants(self) -> Variants:
         return Variants(variants=[self.describe(served) for served in self.served.values()])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer  # aliases have no public reader in 1.4
-from bentoml.exceptions import NotFound
+from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PREFIX = "SERVING_"
@@ -23,12 +23,18 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: str = Field("", description="tags or variant names, comma-separated; the first is the default variant")
+    models: str = Field(
+        "", description="tags or variant names, separated by commas or spaces; the first is the default variant"
+    )
     max_image_bytes: int = Field(16 << 20, ge=1, description="largest encoded image")
     max_image_pixels: int = Field(25_000_000, ge=1, description="width times height that will be decoded")
     max_in_flight: int = Field(64, ge=1, description="requests a worker holds at once; more are answered 429")
     threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, description="images decoded and inferred side by side"
+        default_factory=lambda: (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ),
+        ge=1,
+        description="images decoded and inferred side by side",
     )
     intra_op_threads: int = Field(1, ge=1, description="threads of one inference")
 
@@ -52,14 +58,18 @@ def exact_tags(settings: Settings) -> tuple[str, ...]:
     Raises:
         ConfigError: a model is not in the store.
     """
-    names = [name.strip() for name in settings.models.split(",") if name.strip()]
-    return tuple(exact_tag(name) for name in names or BentoMLContainer.model_aliases.get() or DEFAULT_VARIANTS)
+    names = settings.models.replace(",", " ").split()
+    tags = tuple(exact_tag(name) for name in names or BentoMLContainer.model_aliases.get() or DEFAULT_VARIANTS)
+    variants = [tag.partition(":")[0] for tag in tags]
+    if len(set(variants)) < len(variants):
+        raise ConfigError(f"{', '.join(tags)}: two versions of one variant; run a second service for the other version")
+    return tags
 
 
 def exact_tag(name: str) -> str:
     try:
         return str(bentoml.models.get(name).tag)
-    except NotFound:
+    except BentoMLException:
         variant = name.partition(":")[0]
         raise ConfigError(
             f"model {name} is not in the model store {BentoMLContainer.model_store_dir.get()}; "

@@ -7,7 +7,8 @@
                                     |400 top_k, unknown parameter
                                     |404 unknown variant
 
-A 500 is a bug of ours and is logged with its traceback; no request is meant to cause one.
+A 405 is a wrong method, a 503 a worker that is not ready. A 500 is a bug of ours and is logged with its traceback; no
+request is meant to cause one. A 504, after the service's timeout, is BentoML's and has `error` alone.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from http import HTTPStatus
 from pydantic import BaseModel
 
 
+def sendable(text: str) -> str:
+    """What a client sent may hold lone surrogates, which no encoding can send back."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class ErrorAnswer(BaseModel):
-    """The body of every 4xx and 5xx: what was wrong, what was found, and what is accepted."""
+    """The body of our every 4xx and 5xx: what was wrong, what was found, and what is accepted."""
 
     error: str
     message: str
-    found: str | None = None
-    accepted: list[str] | None = None
+    found: str
+    accepted: list[str]
 
 
 class RequestError(Exception):
@@ -35,11 +41,13 @@ class RequestError(Exception):
         error: str,
         message: str,
         *,
-        found: str | None = None,
+        found: str = "",
         accepted: list[str] | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.answer = ErrorAnswer(error=error, message=message, found=found, accepted=accepted)
+        self.answer = ErrorAnswer(
+            error=error, message=sendable(message), found=sendable(found), accepted=accepted or []
+        )
         self.headers = headers or {}

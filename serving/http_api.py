@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.classifier import Classifier, Served
 from serving.config import Settings
-from serving.errors import ErrorAnswer, RequestError
+from serving.errors import RequestError
 from serving.openapi import document
 
 logger = logging.getLogger("bentoml.serve")
@@ -76,7 +76,9 @@ class HttpApi:
             return
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
-            fault = ErrorAnswer(error="internal_error", message="a fault of the service; its log has the details")
+            fault = RequestError(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "a fault of the service; its log has the details"
+            ).answer
             response = answer(fault, HTTPStatus.INTERNAL_SERVER_ERROR)
         await response(scope, receive, send)
 
@@ -185,8 +187,8 @@ async def read_multipart(request: Request) -> bytes:
             if isinstance(image, UploadFile):
                 return await image.read()
             fields = ", ".join(form) or "no field"
-    except (HTTPException, MultiPartException) as error:
-        detail = error.detail if isinstance(error, HTTPException) else error.message
+    except (HTTPException, MultiPartException, ValueError) as error:  # ValueError: a charset that names no encoding
+        detail = error.detail if isinstance(error, HTTPException) else str(error) or type(error).__name__
         raise RequestError(
             HTTPStatus.BAD_REQUEST, "malformed_multipart", f"the multipart body is malformed: {detail}"
         ) from None

@@ -7,29 +7,39 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.answers import Classification, Variants
 from serving.classifier import Classifier
 from serving.errors import ErrorAnswer
 
-CLASSIFY_ERRORS = {
+ERRORS = {
+    HTTPStatus.METHOD_NOT_ALLOWED: "this route answers another method",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service",
+    HTTPStatus.SERVICE_UNAVAILABLE: "not ready",
+    HTTPStatus.GATEWAY_TIMEOUT: "not answered within the service's timeout",
+}
+CLASSIFY_ERRORS = ERRORS | {
     HTTPStatus.BAD_REQUEST: "no readable image, malformed multipart, a bad or unknown parameter",
     HTTPStatus.NOT_FOUND: "the variant is not served here",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or too many pixels",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted",
     HTTPStatus.TOO_MANY_REQUESTS: "overloaded; retry after the seconds in Retry-After",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service",
-    HTTPStatus.SERVICE_UNAVAILABLE: "not ready",
-    HTTPStatus.GATEWAY_TIMEOUT: "not answered within the service's timeout; the body has `error` alone",
 }
+
+
+class TimeoutAnswer(BaseModel):
+    """BentoML's own answer when a request takes too long."""
+
+    error: str
 
 
 @cache
 def document(classifier: Classifier) -> bytes:
     """OpenAPI 3.1 for the variants that are open."""
     _, definitions = models_json_schema(
-        [(model, "serialization") for model in (Classification, Variants, ErrorAnswer)],
+        [(model, "serialization") for model in (Classification, Variants, ErrorAnswer, TimeoutAnswer)],
         ref_template="#/components/schemas/{model}",
     )
     most_classes = max(len(served.manifest.labels) for served in classifier.served.values())
@@ -56,13 +66,16 @@ def document(classifier: Classifier) -> bytes:
         },
         "responses": {
             "200": response("the most probable classes", "Classification"),
-            **{str(int(status)): response(reason, "ErrorAnswer") for status, reason in CLASSIFY_ERRORS.items()},
+            **error_responses(CLASSIFY_ERRORS),
         },
     }
     variants = {
         "summary": "What is served: digests, parity, accuracy, runtime",
         "operationId": "variants",
-        "responses": {"200": response("every served variant, the default one first", "Variants")},
+        "responses": {
+            "200": response("every served variant, the default one first", "Variants"),
+            **error_responses(ERRORS),
+        },
     }
     plain = {"200": {"description": "yes"}, "503": {"description": "no"}}
     return json.dumps(
@@ -83,6 +96,15 @@ def document(classifier: Classifier) -> bytes:
 
 def parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def error_responses(reasons: dict[HTTPStatus, str]) -> dict[str, Any]:
+    return {
+        str(int(status)): response(
+            reason, TimeoutAnswer.__name__ if status is HTTPStatus.GATEWAY_TIMEOUT else ErrorAnswer.__name__
+        )
+        for status, reason in reasons.items()
+    }
 
 
 def response(description: str, model: str) -> dict[str, Any]:

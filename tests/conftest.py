@@ -44,12 +44,12 @@ def photographs() -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported_pair(photographs: Path) -> tuple[str, str]:
+def exported_pair() -> tuple[str, str]:
     """The exact tags of the shipped pair."""
     from export.__main__ import export, parser
 
-    first, second = (export(parser().parse_args([name, "--images", str(photographs)])) for name in PAIR)
-    return first, second
+    options = parser().parse_args([*PAIR])
+    return export(PAIR[0], options), export(PAIR[1], options)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 OURS = {"models", "export", "serving", "loadtests"}
 ALLOWED = {"models": {"models"}, "export": {"export", "models"}, "loadtests": {"loadtests"}}
-TORCH_FREE = {"models.spec", "models.pixels", "models.atomic_file", "export.artifact", "export.preprocess"}
+TORCH_FREE = {"models.spec", "models.pixels", "models.atomic_file", "export.artifact"}
 
 
 def imports(package: str) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,8 @@ from models.spec import spec_for
 from models.weights import Description, write_checkpoint
 from tests.conftest import PAIR
 
+LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
 
 def exported(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, Path]:
     """Export by the command line; returns the version and the artifact's folder in the store."""
@@ -48,7 +50,7 @@ def test_an_untrained_artifact_says_so_and_says_what_was_not_measured(artifact: 
     assert manifest.checkpoint_sha256 is None
     assert "untrained" in manifest.not_measured["accuracy"]
     assert manifest.parity is not None
-    assert "random pixels" in manifest.parity.images
+    assert "photographs and tiles" in manifest.parity.images
     assert version.startswith("onnxruntime-fp32-")
 
 
@@ -118,6 +120,7 @@ def test_above_the_tolerance_nothing_reaches_the_store(
         (["resnet56-preact"], "no weights are shipped for resnet56-preact"),
         (["resnet20-preact", "--checkpoint", "absent"], "absent"),
         (["resnet8-preact", "--untrained", "--images", "absent"], "absent: no such folder"),
+        (["resnet8-preact", "--untrained", "--data", "absent"], "absent: no such folder"),
     ],
 )
 def test_a_wrong_request_is_one_clear_line(
@@ -145,13 +148,43 @@ def test_accuracy_is_measured_where_there_is_data(tmp_path: Path, capsys: pytest
             tmp_path / f"cifar10-{part}.npz",
             images=images,
             labels=np.zeros(60, np.uint8),
-            class_names=np.array(list("abcdefghij")),
+            class_names=np.array(LABELS),
         )
     version, folder = exported(["resnet20-preact", "--data", str(tmp_path)], capsys)
     accuracy = read_manifest(folder, version).accuracy
     assert accuracy is not None
     assert accuracy.n == 60
     assert accuracy.top1 == accuracy.correct / 60
+
+
+def test_data_of_other_classes_gives_no_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = np.array(LABELS[::-1])
+    images, labels = np.zeros((2, 3, 32, 32), np.uint8), np.zeros(2, np.uint8)
+    np.savez(tmp_path / "cifar10-test.npz", images=images, labels=labels, class_names=names)
+    assert main(["resnet20-preact", "--data", str(tmp_path)]) == 2
+    assert "the data's classes are ['truck'" in capsys.readouterr().err
+
+
+def test_exporting_again_repairs_a_damaged_artifact(capsys: pytest.CaptureFixture[str]) -> None:
+    version, folder = exported(["resnet8-postact", "--untrained"], capsys)
+    (folder / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(ArtifactError):
+        read_manifest(folder, version)
+    assert exported(["resnet8-postact", "--untrained"], capsys) == (version, folder)
+    read_manifest(folder, version)
+    (folder / "model.yaml").unlink()  # as a kill during registration leaves it
+    assert exported(["resnet8-postact", "--untrained"], capsys) == (version, folder)
+    read_manifest(folder, version)
+
+
+def test_the_last_export_is_the_newest(capsys: pytest.CaptureFixture[str]) -> None:
+    import bentoml
+
+    first, _ = exported(["resnet8-postact", "--untrained"], capsys)
+    second, _ = exported(["resnet8-postact", "--untrained", "--max-batch-size", "3"], capsys)
+    assert bentoml.models.get("resnet8-postact").tag.version == second != first
+    exported(["resnet8-postact", "--untrained"], capsys)
+    assert bentoml.models.get("resnet8-postact").tag.version == first
 
 
 @pytest.mark.parametrize("place", [0, 1])

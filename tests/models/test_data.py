@@ -82,6 +82,18 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
         load_split(tmp_path, Part.TEST, CIFAR_PREPROCESSING).images.__getitems__(range(4))
 
 
+def test_damaged_or_impossible_arrays_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cifar10-test.npz"
+    images, names = np.zeros((2, 3, 32, 32), np.uint8), np.array(["a", "b"])
+    for spoiled in ({"labels": np.array([0, 2])}, {"labels": np.zeros(3, int)}, {"images": images.astype(np.float32)}):
+        np.savez(path, **({"images": images, "labels": np.zeros(2, int), "class_names": names} | spoiled))
+        with pytest.raises(DataError, match=r"cifar10-test\.npz"):
+            load_split(tmp_path, Part.TEST, CIFAR_PREPROCESSING)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"cifar10-test\.npz"):
+        load_split(tmp_path, Part.TEST, CIFAR_PREPROCESSING)
+
+
 def test_data_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         load_split(tmp_path / "absent", Part.TEST, CIFAR_PREPROCESSING)
@@ -98,7 +110,7 @@ def test_cifar10_has_a_thousand_test_images_of_each_class() -> None:
 
 
 def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
-    dataset = ArrayImages(np.zeros((40, 3, 4, 4), np.uint8), np.arange(40))
+    dataset = ArrayImages(np.zeros((40, 3, 4, 4), np.uint8), np.arange(40), classes=40)
 
     def order(seed: int, epoch: int) -> list[int]:
         return [label for _, labels in shuffled_batches(dataset, 8, seed, epoch) for label in labels.tolist()]

@@ -63,6 +63,21 @@ def test_other_modes_become_rgb(mode: str, color: object, seen: tuple[int, int, 
     assert corner(Image.new(mode, (2, 2), color)) == seen  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", [255.0, -3.0, float("nan"), float("inf")])
+def test_floats_beyond_their_range_are_read_without_fuss(value: float) -> None:
+    samples = np.full((2, 2), value, np.float32)
+    samples[0, 0] = 0.5
+    assert as_seen(Image.fromarray(samples)).mode == "RGB"
+
+
+def test_a_strip_is_cut_to_its_middle() -> None:
+    strip = Image.new("RGB", (1, 1001), "black")
+    strip.putpixel((0, 500), RED)
+    pixels = resize_and_crop(strip, CIFAR_PREPROCESSING)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels[..., 0].max() > 200
+
+
 @given(width=st.integers(1, 90), height=st.integers(1, 90), crop=st.integers(1, 40), margin=st.integers(0, 20))
 def test_any_size_comes_out_as_the_crop(width: int, height: int, crop: int, margin: int) -> None:
     preprocessing = Preprocessing(crop + margin, crop, (0, 0, 0), (1, 1, 1))

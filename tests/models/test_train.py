@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from models.__main__ import main
@@ -91,6 +92,25 @@ def test_a_kill_in_mid_epoch_costs_nothing_but_time(data: Path, uninterrupted: P
 def epochs(folder: Path) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_a_finished_run_is_left_alone(data: Path, uninterrupted: Path) -> None:
+    path = uninterrupted / f"{VARIANT}.safetensors"
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    assert main(command(data, uninterrupted)) == 0
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_a_folder_of_images_is_trained_on(tmp_path: Path) -> None:
+    for name, color in (("dark", 20), ("light", 220)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (48, 36), (color, number, number)).save(tmp_path / "data" / name / f"{number}.jpg")
+    arguments = ["train", VARIANT, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *OPTIONS]
+    subprocess.run([sys.executable, "-m", "models", *arguments], cwd=ROOT, check=True)
+    checkpoint = read_checkpoint(tmp_path / "run" / f"{VARIANT}.safetensors")
+    assert checkpoint.description.class_names == ("dark", "light")
+    assert checkpoint.description.training["test"]["n"] == 8
 
 
 def test_another_recipe_does_not_continue_a_run(

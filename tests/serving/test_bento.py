@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import bentoml
 import httpx2 as httpx
 import pytest
 import yaml
@@ -15,9 +17,14 @@ from loadtests.local_service import local_service
 from tests.conftest import PAIR, ROOT
 from tests.serving.test_http_api import encoded
 
+UNREACHABLE = "http://127.0.0.1:9"
+OFFLINE = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PIP_INDEX_URL", "UV_INDEX_URL"), UNREACHABLE)
+
 
 def bentoml_command(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "bentoml", *arguments], cwd=ROOT, capture_output=True, text=True)
+    """Run it with every way to the network leading nowhere."""
+    command = [sys.executable, "-m", "bentoml", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **OFFLINE}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
 
@@ -47,3 +54,4 @@ def test_a_built_bento_serves_its_own_versions_after_newer_ones_are_registered(
         answer = httpx.post(f"{source.url}/classify?variant={PAIR[1]}", content=encoded()).json()
         assert f"{PAIR[1]}:{answer['version']}" == newer
         assert answer["trained"] is False
+    bentoml.models.delete(newer)

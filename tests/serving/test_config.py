@@ -26,6 +26,11 @@ def test_names_become_exact_tags(exported_pair: tuple[str, str]) -> None:
     assert all(":" in tag and not tag.endswith(":latest") for tag in exact_tags(Settings()))
 
 
+def test_two_versions_of_one_variant_are_refused(exported_pair: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match="two versions of one variant"):
+        exact_tags(Settings(models=f"{exported_pair[0]} resnet20-postact"))
+
+
 def test_a_model_that_is_not_there_names_the_command_that_makes_it() -> None:
     with pytest.raises(ConfigError, match="python -m export resnet44-preact"):
         exact_tags(Settings(models="resnet44-preact"))

@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 
 from serving.classifier import Classifier
 from serving.config import Settings
+from serving.errors import ErrorAnswer
 from serving.http_api import HttpApi, Opened
 from tests.conftest import PAIR
 
@@ -67,7 +68,7 @@ def openapi(client: TestClient) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("variant", PAIR)
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
 def test_an_image_is_classified_by_the_variant_that_was_asked(client: TestClient, kind: str, variant: str) -> None:
     response = client.post(
         f"/classify?variant={variant}&top_k=3", content=encoded(kind), headers={"content-type": "image/any"}
@@ -98,6 +99,7 @@ def test_raw_and_multipart_bodies_get_the_same_answer(client: TestClient) -> Non
 
 PNG = {"content-type": "image/png"}
 FORM = {"content-type": "multipart/form-data; boundary=b"}
+PART = b'--b\r\ncontent-disposition: form-data; name="+2AA-"\r\n\r\nx\r\n--b--\r\n'
 WRONG: list[tuple[str, int, str, dict[str, Any]]] = [
     ("/classify", 400, "empty_body", {"content": b"", "headers": PNG}),
     ("/classify", 400, "not_an_image", {"content": b"no image at all", "headers": PNG}),
@@ -109,10 +111,20 @@ WRONG: list[tuple[str, int, str, dict[str, Any]]] = [
         "not_an_image",
         {"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "headers": PNG},
     ),
+    ("/classify", 400, "not_an_image", {"content": encoded("ICO"), "headers": PNG}),
     ("/classify", 400, "no_image_field", {"files": {"picture": encoded()}}),
     ("/classify", 400, "no_image_field", {"data": {"image": "text"}, "files": {"other": b"x"}}),
     ("/classify", 400, "malformed_multipart", {"content": b"nonsense without a boundary", "headers": FORM}),
     ("/classify", 400, "malformed_multipart", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}),
+    *(
+        (
+            "/classify",
+            400,
+            error,
+            {"content": PART, "headers": {"content-type": f"{FORM['content-type']}; charset={name}"}},
+        )
+        for name, error in (("undefined", "malformed_multipart"), ("utf-7", "no_image_field"))
+    ),
     ("/classify?top_k=0", 400, "bad_top_k", {"content": encoded()}),
     ("/classify?top_k=11", 400, "bad_top_k", {"content": encoded()}),
     ("/classify?top_k=1e3", 400, "bad_top_k", {"content": encoded()}),
@@ -134,10 +146,9 @@ def test_a_wrong_request_gets_a_json_object_that_explains(
 ) -> None:
     response = client.post(path, **request_)
     assert response.status_code == status
-    body = response.json()
-    assert body["error"] == error
-    assert body["message"]
-    assert body.keys() == {"error", "message", "found", "accepted"}
+    body = ErrorAnswer.model_validate_json(response.text)
+    assert body.error == error
+    assert body.message
     assert str(status) in openapi["paths"]["/classify"]["post"]["responses"]
 
 
@@ -163,6 +174,12 @@ def test_a_full_service_answers_429_and_when_to_come_back(client: TestClient, op
     assert response.headers["retry-after"] == "1"
     assert client.post("/classify", content=encoded()).status_code == 200
     assert opened.in_flight == 0
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1)])
+def test_a_strip_of_any_length_is_classified_in_little_memory(client: TestClient, size: tuple[int, int]) -> None:
+    response = client.post("/classify", content=encoded(size=size))
+    assert response.status_code == 200
 
 
 def test_before_the_models_are_open_nothing_is_classified() -> None:
@@ -218,7 +235,7 @@ def test_the_page_for_people_loads_nothing_from_elsewhere(client: TestClient) ->
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO"]),
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"]),
     spoil=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=12),
     keep=st.integers(1, 5000),
 )

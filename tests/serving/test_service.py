@@ -19,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from export.__main__ import export, parser
 from loadtests.local_service import LocalService, ServiceError, local_service
 from models.weights import read_checkpoint, zoo_path
 from tests.conftest import PAIR, ROOT, SHARED_DATA
@@ -84,6 +85,14 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(service: LocalServ
     assert answer.status_code == 413
     assert answer.json()["error"] == "too_many_pixels"
     assert memory[1] - memory[0] < 20 << 20  # decoded, it would take 21 or 112 MB, and 507 or 2,700 as RGB
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1_000_000), (1_000_000, 1)])
+def test_a_strip_is_not_blown_up_by_the_resize(service: LocalService, width: int, height: int) -> None:
+    with peak_memory(worker(service)) as memory:
+        answer = post(service.url, one_bit_png(width, height))
+    assert answer.status_code in {200, 400}
+    assert memory[1] - memory[0] < 100 << 20  # whole, it would be 32 x 32,000,000 pixels, three gigabytes
 
 
 @pytest.mark.shared_data
@@ -164,11 +173,9 @@ def test_a_misspelled_setting_stops_the_start() -> None:
 
 def test_a_restarted_worker_serves_the_versions_of_the_start(exported_pair: tuple[str, str]) -> None:
     """The newest at the start stays, though a newer one is registered before the worker comes back."""
-    from export.__main__ import export, parser
-
     with local_service(folder=ROOT) as running:
         before = httpx.get(f"{running.url}/variants").json()
-        newer = export(parser().parse_args([PAIR[0], "--untrained", "--max-batch-size", "7"]))
+        newer = export(PAIR[0], parser().parse_args([PAIR[0], "--untrained", "--max-batch-size", "7"]))
         killed = worker(running)
         killed.kill()
         psutil.wait_procs([killed], timeout=10)
