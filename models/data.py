@@ -121,7 +121,7 @@ def load_split(folder: Path, part: Part, preprocessing: Preprocessing) -> Split:
 
 def read_cifar_npz(path: Path) -> Split:
     try:
-        with np.load(path) as arrays:  # allow_pickle is off
+        with path.open("rb") as file, np.load(file) as arrays:  # allow_pickle is off
             class_names = tuple(str(name) for name in arrays["class_names"])
             images = ArrayImages(arrays["images"], arrays["labels"], len(class_names))
             return Split("cifar10", class_names, images)

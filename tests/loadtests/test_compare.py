@@ -68,6 +68,8 @@ class Slow(BaseHTTPRequestHandler):
     """Stands for a service whose second variant takes four times as long and whose every tenth answer fails."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet
+    disable_nagle_algorithm = True
     seconds: ClassVar = {PAIR[0]: 0.005, PAIR[1]: 0.02}
     answered: ClassVar = 0
 

@@ -178,7 +178,7 @@ def test_a_full_service_answers_429_and_when_to_come_back(client: TestClient, op
 
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1)])
 def test_a_strip_of_any_length_is_classified_in_little_memory(client: TestClient, size: tuple[int, int]) -> None:
-    response = client.post("/classify", content=encoded(size=size))
+    response = client.post("/classify", content=one_bit_png(*size))
     assert response.status_code == 200
 
 
