@@ -19,7 +19,7 @@ CAT = Path(str(files("skimage"))) / "data" / "chelsea.png"  # CC0, by Stefan van
 def main() -> None:
     tags = python("-m", "export", *VARIANTS)
     with local_service(environment={"SERVING_MODELS": tags}) as service:
-        show(f"SERVING_MODELS={shlex.quote(' '.join(tags.split()))}", *service.command[1:])
+        show(f"SERVING_MODELS={shlex.quote(' '.join(tags.split()))}", "python", *service.command[1:])
         print(f"ready in {service.ready_s:.1f} s")
         for variant in VARIANTS:
             classify(service.url, variant)
@@ -35,7 +35,7 @@ def python(*arguments: str) -> str:
 
 
 def show(*command: str) -> None:
-    print("$", *command, flush=True)
+    print("\n$", *command, flush=True)
 
 
 def classify(url: str, variant: str) -> None:

@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -51,6 +52,7 @@ class Source:
     spec: ModelSpec
     labels: tuple[str, ...]
     checkpoint_sha256: str | None
+    training_accuracy: Accuracy | None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,13 +119,22 @@ def trained(variant: str, checkpoint_path: Path | None) -> Source:
     if spec.variant != variant:
         raise CheckpointError(f"{path} holds a {spec.variant}, not a {variant}; export it under that name")
     graph = ServedGraph(checkpoint.network(), spec.preprocessing)
-    return Source(graph, spec, checkpoint.description.class_names, checkpoint.sha256)
+    return Source(
+        graph, spec, checkpoint.description.class_names, checkpoint.sha256, recorded(checkpoint.description.training)
+    )
+
+
+def recorded(training: dict[str, Any]) -> Accuracy | None:
+    """The accuracy that training wrote into a checkpoint, if it did."""
+    if not training:
+        return None
+    return Accuracy(**training["test"], data=f"{training['data']} test")
 
 
 def untrained(variant: str) -> Source:
     spec = spec_for(variant)
     labels = tuple(f"class {index}" for index in range(spec.num_classes))
-    return Source(ServedGraph(build(spec, seed=0), spec.preprocessing), spec, labels, None)
+    return Source(ServedGraph(build(spec, seed=0), spec.preprocessing), spec, labels, None, None)
 
 
 def verify(source: Source, model: Path, data: Path | None, photographs: Path | None) -> tuple[Parity, Accuracy | None]:
@@ -149,9 +160,15 @@ def describe(source: Source, folder: Path, parity: Parity, accuracy: Accuracy | 
     reasons = {
         "checkpoint_sha256": None if trained else "untrained: there is no checkpoint",
         "accuracy": "no labelled data was given (--data)" if trained else "untrained weights have none",
+        "training_accuracy": "the checkpoint records none" if trained else "untrained weights have none",
         "commit": no_commit,
     }
-    null = {"checkpoint_sha256": trained, "accuracy": accuracy is not None, "commit": commit is not None}
+    known = {
+        "checkpoint_sha256": trained,
+        "accuracy": accuracy is not None,
+        "training_accuracy": source.training_accuracy is not None,
+        "commit": commit is not None,
+    }
     return Manifest(
         variant=spec.variant,
         trained=trained,
@@ -168,8 +185,9 @@ def describe(source: Source, folder: Path, parity: Parity, accuracy: Accuracy | 
         preprocessing_sha256=preprocessing_sha256(spec.preprocessing),
         parity=parity,
         accuracy=accuracy,
+        training_accuracy=source.training_accuracy,
         commit=commit,
-        not_measured={name: reasons[name] or "" for name, known in null.items() if not known},
+        not_measured={name: reasons[name] or "" for name, is_known in known.items() if not is_known},
         packages={name: version(name) for name in PACKAGES},
     )
 

@@ -43,7 +43,7 @@ class Parity(Strict):
 
 
 class Accuracy(Strict):
-    """Top-1 of the exported graph on a labelled test set."""
+    """Top-1 on a labelled test set."""
 
     top1: float
     correct: int
@@ -54,6 +54,7 @@ class Accuracy(Strict):
 class Manifest(Strict):
     """Everything that is true of the model files beside it.
 
+    `accuracy` is the exported graph's own; `training_accuracy` is what the checkpoint says of itself.
     `not_measured` gives the reason for every measurement that is null, and for those alone.
     """
 
@@ -73,6 +74,7 @@ class Manifest(Strict):
     preprocessing_sha256: Sha256
     parity: Parity | None
     accuracy: Accuracy | None
+    training_accuracy: Accuracy | None
     commit: str | None
     not_measured: dict[str, str]
     packages: dict[str, str]
@@ -85,7 +87,7 @@ class Manifest(Strict):
             )
         if self.preprocessing_sha256 != preprocessing_sha256(self.spec.preprocessing):
             raise ValueError("the preprocessing is not the one that was hashed")
-        nullable = {"checkpoint_sha256", "parity", "accuracy", "commit"}
+        nullable = {"checkpoint_sha256", "parity", "accuracy", "training_accuracy", "commit"}
         null = {name for name in nullable if getattr(self, name) is None}
         if null != self.not_measured.keys():
             raise ValueError(f"null are {sorted(null)}, reasons are given for {sorted(self.not_measured)}")

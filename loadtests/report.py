@@ -55,6 +55,7 @@ def lane_summary(turns: Sequence[Turn], lane: int, name: str, variant: dict[str,
         "precision": variant["precision"],
         "trained": variant["trained"],
         "accuracy": variant["accuracy"],
+        "training_accuracy": variant["training_accuracy"],
         "requests": len(values),
         **{f"latency_p{p}_ms": float(np.percentile(values, p)) if len(values) else None for p in PERCENTILES},
         "throughput_rps": float(np.median(rps)) if rps else None,
@@ -85,8 +86,7 @@ def as_text(result: dict[str, Any]) -> str:
     for lane, label in zip(lanes, (first, second, f"{first} again"), strict=True):
         cells = [number(lane[f"latency_p{p}_ms"], 8, 2) for p in PERCENTILES]
         cells += [number(lane["throughput_rps"], 9, 0), f"{lane['requests']:>10}", f"{lane['failures']:>10}"]
-        top1 = f"{lane['accuracy']['top1']:.2%}" if lane["accuracy"] else "untrained" if not lane["trained"] else "-"
-        lines.append(f"{label:28}{''.join(cells)}{top1:>11}")
+        lines.append(f"{label:28}{''.join(cells)}{top1(lane):>11}")
     lines.append("")
     for name, entry in result["ratios"].items():
         measured, control = interval(entry["ratio"]), interval(entry["control"])
@@ -96,9 +96,20 @@ def as_text(result: dict[str, Any]) -> str:
         f"closed workload; percentiles over all requests, req/s and ratios as medians over rounds "
         f"with 95 % intervals; {conditions['machine']}"
     )
+    if any("*" in top1(lane) for lane in lanes):
+        lines.append("* as training recorded it: the export had no labelled data to measure the graph on")
     for lane in lanes:
         lines += [f"{lane['variant']}: {count} x {reason}" for reason, count in lane["failure_reasons"].items()]
     return "\n".join(lines)
+
+
+def top1(lane: dict[str, Any]) -> str:
+    """The exported graph's own accuracy, else its checkpoint's, marked."""
+    if not lane["trained"]:
+        return "untrained"
+    if lane["accuracy"]:
+        return f"{lane['accuracy']['top1']:.2%}"
+    return f"{lane['training_accuracy']['top1']:.2%}*" if lane["training_accuracy"] else "-"
 
 
 def number(value: float | None, width: int, digits: int) -> str:

@@ -48,7 +48,8 @@ class Variant(BaseModel):
     files: dict[str, str] = Field(description="sha256 of each model file")
     checkpoint_sha256: str | None
     parity: Parity | None
-    accuracy: Accuracy | None
+    accuracy: Accuracy | None = Field(description="of the exported graph")
+    training_accuracy: Accuracy | None = Field(description="of the checkpoint, as its training recorded it")
     not_measured: dict[str, str] = Field(description="why a measurement is null")
 
 

@@ -125,6 +125,7 @@ class Classifier:
             checkpoint_sha256=manifest.checkpoint_sha256,
             parity=manifest.parity,
             accuracy=manifest.accuracy,
+            training_accuracy=manifest.training_accuracy,
             not_measured=manifest.not_measured,
         )
 

@@ -202,3 +202,5 @@ def test_the_shipped_pair_agrees_with_torch_on_photographs(place: int, exported_
     assert manifest.parity.max_abs_logit_difference < 1e-3
     assert manifest.accuracy is None
     assert "--data" in manifest.not_measured["accuracy"]
+    assert manifest.training_accuracy is not None
+    assert manifest.training_accuracy.top1 > 0.9

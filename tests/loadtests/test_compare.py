@@ -52,6 +52,7 @@ def test_a_difference_that_the_control_shows_too_is_none() -> None:
 
 def test_the_table_shows_both_orderings_with_percentiles_and_failures() -> None:
     variant = {"version": "v", "runtime": "r", "precision": "fp32", "trained": True, "accuracy": {"top1": 0.9}}
+    variant["training_accuracy"] = None
     result = summary(PLAN, turns(1.5, failures=2), dict.fromkeys(PAIR, variant))
     assert "not judged" in result["ratios"]["throughput"]["verdict"]
     assert summary(PLAN, turns(1.5), dict.fromkeys(PAIR, variant))["ratios"]["p50 latency"]["verdict"] == "higher"
@@ -74,7 +75,7 @@ class Slow(BaseHTTPRequestHandler):
     answered: ClassVar = 0
 
     def do_GET(self) -> None:
-        keys = ("version", "runtime", "precision", "accuracy")  # what the comparison reads
+        keys = ("version", "runtime", "precision", "accuracy", "training_accuracy")  # what the comparison reads
         self.answer(200, {"variants": [{"variant": name, "trained": True, **dict.fromkeys(keys)} for name in PAIR]})
 
     def do_POST(self) -> None:
