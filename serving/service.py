@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bentoml
+from bentoml.exceptions import BentoMLException
 
-from export.artifact import read_manifest
+from export.artifact import ArtifactError, read_manifest
 from serving.classifier import Classifier
-from serving.config import exact_tags, read_settings
+from serving.config import ConfigError, exact_tags, read_settings
 from serving.http_api import HttpApi, Opened
 
 TIMEOUT_S = 30  # uploads included; BentoML keeps a timer this long for every request, answered or not
@@ -49,10 +50,13 @@ class Preflight:
     @staticmethod
     def pin() -> None:
         """Once, before any worker: settle the versions and check them, so that every worker opens the same ones."""
-        tags = exact_tags(read_settings(os.environ))
-        for tag in tags:
-            model = bentoml.models.get(tag)
-            read_manifest(Path(model.path), str(model.tag.version))
+        try:
+            tags = exact_tags(read_settings(os.environ))
+            for tag in tags:
+                model = bentoml.models.get(tag)
+                read_manifest(Path(model.path), str(model.tag.version))
+        except (ArtifactError, ConfigError) as error:
+            raise BentoMLException(str(error)) from error  # its command line shows one line instead of a traceback
         os.environ["SERVING_MODELS"] = ",".join(tags)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
