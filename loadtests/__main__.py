@@ -99,7 +99,7 @@ def startup(options: argparse.Namespace) -> int:
 def measure(plan: Plan, images: list[Any], log: Path) -> list[Turn]:
     """Run the plan; every turn is in the log as soon as it ends, and Ctrl-C keeps what there is."""
     turns: list[Turn] = []
-    with log.open("w") as file, tqdm(total=plan.rounds * LANES, desc="comparing", unit="turn") as progress:
+    with log.open("w") as file, progress_bar(plan.rounds * LANES) as progress:
         try:
             for turn in run_rounds(plan, images):
                 turns.append(turn)
@@ -109,6 +109,11 @@ def measure(plan: Plan, images: list[Any], log: Path) -> list[Turn]:
         except KeyboardInterrupt:
             print("interrupted; the rounds so far follow", file=sys.stderr)
     return turns
+
+
+def progress_bar(turns: int) -> tqdm[Any]:
+    interval_s = 0.1 if sys.stderr.isatty() else 30.0  # a log file needs fewer lines
+    return tqdm(total=turns, desc="comparing", unit="turn", mininterval=interval_s)
 
 
 def served_variants(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from loadtests.machine import machine
 from loadtests.turns import Plan, Ratio, Turn, failure_rate, latencies, ratio, verdict
@@ -142,10 +143,13 @@ def picture(result: dict[str, Any], turns: Sequence[Turn]) -> str:
     figure = Figure(figsize=(11, 4), layout="constrained")
     distribution, intervals = figure.subplots(1, 2, width_ratios=(3, 2))
     for lane, (label, style) in enumerate([(first, "-"), (second, "-"), (f"{first} again", ":")]):
-        values = np.sort(latencies(turns, lane))
+        values = latencies(turns, lane)
         if len(values):
-            distribution.plot(values, np.linspace(0, 100, len(values)), style, label=label)
+            shares = np.linspace(0, 99.9, 500)
+            distribution.plot(np.percentile(values, shares), shares, style, label=label)
     distribution.set(xscale="log", xlabel="latency, ms", ylabel="requests answered by then, %", ylim=(0, 100))
+    distribution.xaxis.set_major_formatter(ScalarFormatter())
+    distribution.xaxis.set_minor_formatter(ScalarFormatter())
     distribution.legend()
     entries = [
         (f"{name}\n{label}", Ratio(**entry[key]))
