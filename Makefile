@@ -14,7 +14,7 @@ help:
 
 # An environment is as old as the lock that it was made from: `demo` needs less than `test` does.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c requirements/lock.txt
-$(VENV)/python: pyproject.toml requirements/lock.txt
+$(VENV)/python: pyproject.toml $(wildcard requirements/*.txt)
 	$(if $(PYTHON),,$(error Python 3.11 or 3.12 is needed; say where it is: make PYTHON=/path/to/python3.12))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet pip==26.3
@@ -25,9 +25,10 @@ $(VENV)/demo: $(VENV)/python
 	$(INSTALL) --group export --group loadtest --group demo
 	@touch $@
 $(VENV)/dev: $(VENV)/python
-	@echo "Downloads about 390 MB, 190 of them a CPU build of torch. Where pip finds none it takes the build for CUDA,"
+	@echo "Downloads about 400 MB, 190 of them a CPU build of torch. Where pip finds none it takes the build for CUDA,"
 	@echo "2.4 GB more: README, 'Platforms and sizes'."
 	$(INSTALL) --group dev
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements/peers.txt
 	@touch $@ $(VENV)/demo
 
 demo: $(VENV)/demo ## export both orderings, serve, classify a photograph, load-test, compare

@@ -7,10 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -24,7 +22,8 @@ from export.artifact import (
     preprocessing_sha256,
     write_manifest,
 )
-from export.to_onnx import INPUT, OPSET, OUTPUT, ServedGraph, to_onnx
+from export.source import ModelChoice, Source, named_by, open_source, read_model_file
+from export.to_onnx import INPUT, OPSET, OUTPUT, to_onnx
 from export.verify import (
     ParityError,
     bundled_photographs,
@@ -35,32 +34,20 @@ from export.verify import (
     open_graph,
     random_pixels,
 )
-from models.data import DataError, Part, load_split
-from models.resnet import build
-from models.spec import ModelSpec, SpecError, spec_for
-from models.weights import CheckpointError, read_checkpoint, zoo_path
+from models.data import DataError, Part, Split, load_split
+from models.spec import Interpolation, Shortcut, SpecError
+from models.weights import CheckpointError
 
 MODEL_FILE = "model.onnx"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A network with what is known of its origin."""
-
-    graph: ServedGraph
-    spec: ModelSpec
-    labels: tuple[str, ...]
-    checkpoint_sha256: str | None
-    training_accuracy: Accuracy | None
 
 
 def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     options = parser().parse_args(arguments)
     try:
-        for variant in options.variants:
-            print(export(variant, options), flush=True)
+        for choice in choices(options):
+            print(export(choice, options), flush=True)
     except (ArtifactError, CheckpointError, DataError, ParityError, SpecError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -70,17 +57,44 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     top.add_argument(
-        "variants", nargs="+", metavar="VARIANT", help="such as resnet20-preact; see `python -m models list`"
+        "variants", nargs="*", metavar="VARIANT", help="such as resnet20-preact; see `python -m models list`"
     )
-    origin = top.add_mutually_exclusive_group()
-    origin.add_argument("--checkpoint", type=Path, help="safetensors (default: the shipped weights of that name)")
-    origin.add_argument("--untrained", action="store_true", help="the shape alone, random weights: for load tests")
+    top.add_argument("--untrained", action="store_true", help="the shape alone, random weights: for load tests")
     top.add_argument("--data", type=Path, help="labelled data: parity and accuracy are measured on its test part")
     top.add_argument(
         "--images", type=Path, help="folder of photographs for parity without data (default: scikit-image's own)"
     )
     top.add_argument("--max-batch-size", type=positive, default=64, help="the largest batch to serve (default: 64)")
+
+    own = top.add_argument_group(
+        "a checkpoint of your own", "safetensors or torch's format; by torchvision's or timm's names"
+    )
+    own.add_argument("--checkpoint", type=Path, metavar="FILE")
+    own.add_argument("--variant", help="the same as VARIANT")
+    own.add_argument(
+        "--model-file", type=Path, metavar="FILE", help="TOML with the names below, and variant and checkpoint"
+    )
+    own.add_argument("--labels", type=Path, metavar="FILE", help="text file, a label a line in the order of the logits")
+    own.add_argument("--num-classes", type=positive, help="default: the size of the checkpoint's head")
+    own.add_argument("--shortcut", type=Shortcut, choices=list(Shortcut), help="default: the variant's")
+    own.add_argument("--resize", type=positive, help="pixels of the shorter side; default: the variant's, as all below")
+    own.add_argument("--crop", type=positive, help="pixels of the square that is cut from the centre")
+    own.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels from 0 to 1")
+    own.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
+    own.add_argument("--interpolation", type=Interpolation, choices=list(Interpolation))
     return top
+
+
+def choices(options: argparse.Namespace) -> list[ModelChoice]:
+    """One model for each variant that was named; what else was said of a checkpoint goes with a single one alone."""
+    said = ModelChoice.model_validate({name: getattr(options, name) for name in ModelChoice.model_fields})
+    if options.model_file is not None:
+        said = said.over(read_model_file(options.model_file))
+    if len(options.variants) > 1 and (said.variant or said.checkpoint or said.descriptive):
+        raise SpecError(f"{len(options.variants)} variants were named; describe a checkpoint with one at a time")
+    if options.variants and said.variant not in (None, *options.variants):
+        raise SpecError(f"both {options.variants[0]} and {said.variant} were named; give one")
+    return [said.model_copy(update={"variant": name}) for name in options.variants] or [said]
 
 
 def positive(text: str) -> int:
@@ -90,15 +104,21 @@ def positive(text: str) -> int:
     return value
 
 
-def export(variant: str, options: argparse.Namespace) -> str:
+def export(choice: ModelChoice, options: argparse.Namespace) -> str:
     """Build, convert, verify, register; returns the tag. Nothing reaches the store unless all of it succeeded."""
-    source = untrained(variant) if options.untrained else trained(variant, options.checkpoint)
+    if options.untrained and choice.checkpoint is not None:
+        raise SpecError(f"--untrained and the checkpoint {choice.checkpoint} exclude each other")
+    source = open_source(choice, untrained=options.untrained)
+    variant, preprocessing = source.spec.variant, source.spec.preprocessing
+    split = load_split(options.data, Part.TEST, preprocessing) if options.data is not None else None
+    if split is not None and source.checkpoint_sha256:
+        source = named_by(source, split)
     with tempfile.TemporaryDirectory(prefix="preflight-export-") as name:
         folder = Path(name)
         say(f"{variant}: converting to ONNX")
         onnx.save(to_onnx(source.graph), folder / MODEL_FILE)
         say(f"{variant}: verifying against torch")
-        parity, accuracy = verify(source, folder / MODEL_FILE, options.data, options.images)
+        parity, accuracy = verify(source, folder / MODEL_FILE, split, options.images)
         manifest = describe(source, folder, parity, accuracy, options.max_batch_size)
         write_manifest(folder, manifest)
 
@@ -107,41 +127,12 @@ def export(variant: str, options: argparse.Namespace) -> str:
         return register(folder, manifest)
 
 
-def trained(variant: str, checkpoint_path: Path | None) -> Source:
-    spec_for(variant)
-    path = checkpoint_path or zoo_path(variant)
-    if checkpoint_path is None and not path.exists():
-        raise CheckpointError(
-            f"no weights are shipped for {variant}; give --checkpoint FILE, or --untrained for its shape alone"
-        )
-    checkpoint = read_checkpoint(path)
-    spec = checkpoint.description.spec
-    if spec.variant != variant:
-        raise CheckpointError(f"{path} holds a {spec.variant}, not a {variant}; export it under that name")
-    graph = ServedGraph(checkpoint.network(), spec.preprocessing)
-    return Source(
-        graph, spec, checkpoint.description.class_names, checkpoint.sha256, recorded(checkpoint.description.training)
-    )
-
-
-def recorded(training: dict[str, Any]) -> Accuracy | None:
-    """The accuracy that training wrote into a checkpoint, if it did."""
-    if not training:
-        return None
-    return Accuracy(**training["test"], data=f"{training['data']} test")
-
-
-def untrained(variant: str) -> Source:
-    spec = spec_for(variant)
-    labels = tuple(f"class {index}" for index in range(spec.num_classes))
-    return Source(ServedGraph(build(spec, seed=0), spec.preprocessing), spec, labels, None, None)
-
-
-def verify(source: Source, model: Path, data: Path | None, photographs: Path | None) -> tuple[Parity, Accuracy | None]:
+def verify(
+    source: Source, model: Path, split: Split | None, photographs: Path | None
+) -> tuple[Parity, Accuracy | None]:
     session = open_graph(model)
     preprocessing = source.spec.preprocessing
-    if data is not None:
-        split = load_split(data, Part.TEST, preprocessing)
+    if split is not None:
         parity = compare(source.graph, session, from_split(split), f"{split.name} test")
         return parity, measure_accuracy(session, split, source.labels) if source.checkpoint_sha256 else None
     photographs = photographs or bundled_photographs()

@@ -13,11 +13,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.atomic_file import write_atomically
+from models.mismatch import mismatch
 from models.resnet import ResNet, build
 from models.spec import ModelSpec
 
 ZOO = Path(__file__).parent / "zoo"
 METADATA_KEY = "preflight"
+COUNTER = "num_batches_tracked"  # of BatchNorm; some checkpoints leave it out
 READ_AGAIN = "train it again with `python -m models train`, or fetch the file anew"
 
 
@@ -47,27 +49,32 @@ class Checkpoint:
 
     def network(self) -> ResNet:
         """The network in evaluation mode with these weights, every key and shape matched."""
-        spec = self.description.spec
-        network = build(spec)
-        expected = network.state_dict()
-        missing = sorted(expected.keys() - self.tensors.keys())
-        surplus = sorted(self.tensors.keys() - expected.keys())
-        misshapen = [
-            f"{key} {tuple(self.tensors[key].shape)}, expected {tuple(expected[key].shape)}"
-            for key in sorted(expected.keys() & self.tensors.keys())
-            if expected[key].shape != self.tensors[key].shape
-        ]
-        if missing or surplus or misshapen:
-            raise CheckpointError(
-                f"the weights do not fit {spec.variant}: missing {missing}, surplus {surplus}, misshapen {misshapen}"
-            )
-        network.load_state_dict(self.tensors)
+        network = build(self.description.spec)
+        expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
+        found = {name: tensor for name, tensor in self.tensors.items() if not name.endswith(COUNTER)}
+        reason = mismatch(self.description.spec, shapes(expected), shapes(found))
+        if reason:
+            raise CheckpointError(reason)
+        network.load_state_dict(self.tensors, strict=False)  # all but the counters, which nothing reads, was matched
         return network.eval()
+
+
+def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def write_checkpoint(path: Path, network: ResNet, description: Description) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(path, save(tensors, {METADATA_KEY: DESCRIPTION.dump_json(description).decode()}))
+
+
+def describes_itself(path: Path) -> bool:
+    """Whether a file is one of ours; False too where it cannot be read as safetensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

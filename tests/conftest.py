@@ -46,10 +46,11 @@ def photographs() -> Path:
 @pytest.fixture(scope="session")
 def exported_pair() -> tuple[str, str]:
     """The exact tags of the shipped pair."""
-    from export.__main__ import export, parser
+    from export.__main__ import choices, export, parser
 
     options = parser().parse_args([*PAIR])
-    return export(PAIR[0], options), export(PAIR[1], options)
+    first, second = (export(choice, options) for choice in choices(options))
+    return first, second
 
 
 @pytest.fixture(scope="session")

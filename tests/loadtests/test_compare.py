@@ -136,7 +136,7 @@ def test_the_real_service_is_compared_without_failures(service: LocalService, tm
 
 def test_locust_itself_runs_the_locustfile(service: LocalService) -> None:
     command = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--headless", "--only-summary"]
-    command += ["--host", service.url, "--users", "2", "--run-time", "2", "--variant", PAIR[1]]
+    command += ["--host", service.url, "--users", "2", "--run-time", "5", "--variant", PAIR[1]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert PAIR[1] in done.stderr + done.stdout

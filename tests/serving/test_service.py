@@ -19,7 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from export.__main__ import export, parser
+from export.__main__ import choices, export, parser
 from loadtests.local_service import LocalService, ServiceError, local_service
 from models.weights import read_checkpoint, zoo_path
 from tests.conftest import PAIR, ROOT, SHARED_DATA
@@ -177,7 +177,8 @@ def test_a_restarted_worker_serves_the_versions_of_the_start(exported_pair: tupl
     """The newest at the start stays, though a newer one is registered before the worker comes back."""
     with local_service(folder=ROOT) as running:
         before = httpx.get(f"{running.url}/variants").json()
-        newer = export(PAIR[0], parser().parse_args([PAIR[0], "--untrained", "--max-batch-size", "7"]))
+        options = parser().parse_args([PAIR[0], "--untrained", "--max-batch-size", "7"])
+        (newer,) = (export(choice, options) for choice in choices(options))
         killed = worker(running)
         killed.kill()
         psutil.wait_procs([killed], timeout=10)
