@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,9 @@ from models.resnet import build
 from models.spec import Shortcut, spec_for
 from models.weights import Checkpoint, CheckpointError, Description
 from tests.conftest import SHARED_DATA
+from tests.peers import peers
 
 AKAMASTER = SHARED_DATA / "cifar10" / "resnet20-12fca82f.th"
-OPERATORS = ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d")
-
-
-@cache
-def peers() -> dict[str, Any]:
-    """timm and torchvision; their import needs operators that torchvision's binaries would bring."""
-    stand_in = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in OPERATORS:
-        for defined in (operator, f"_{operator}_backward"):
-            stand_in.define(f"{defined}(Tensor x) -> Tensor")
-    import timm
-    import torchvision
-
-    return {"timm": timm, "torchvision": torchvision, "operators": stand_in}
-
 
 PEERS: list[tuple[str, Callable[[Any], nn.Module]]] = [
     ("resnet50-preact", lambda found: found["timm"].create_model("resnetv2_50")),
