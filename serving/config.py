@@ -11,6 +11,7 @@ from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PREFIX = "SERVING_"
+MOST_THREADS = 256  # a slip of the keyboard here would take all memory
 DEFAULT_VARIANTS = ("resnet20-postact", "resnet20-preact")
 
 
@@ -34,9 +35,10 @@ class Settings(BaseModel):
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         ),
         ge=1,
+        le=MOST_THREADS,
         description="images decoded and inferred side by side",
     )
-    intra_op_threads: int = Field(1, ge=1, description="threads of one inference")
+    intra_op_threads: int = Field(1, ge=1, le=MOST_THREADS, description="threads of one inference")
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:

@@ -13,7 +13,13 @@ def test_settings_are_read_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("SERVING_TREADS", "2"), ("SERVING_THREADS", "0"), ("SERVING_THREADS", "two")]
+    ("name", "value"),
+    [
+        ("SERVING_TREADS", "2"),
+        ("SERVING_THREADS", "0"),
+        ("SERVING_THREADS", "two"),
+        ("SERVING_INTRA_OP_THREADS", "100000"),
+    ],
 )
 def test_a_misspelled_or_impossible_setting_is_refused(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: .*Known settings: SERVING_MODELS"):
