@@ -42,7 +42,7 @@ check: $(VENV)/dev ## format, lint, types
 fix: $(VENV)/dev ## format and repair what can be repaired
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-EXPORT = $(BIN)/python -m export $(VARIANTS) $(if $(wildcard $(DATA)),--data $(DATA))
+EXPORT = $(BIN)/python -m export $(VARIANTS) $(if $(wildcard $(DATA)),--data $(DATA)) $(EXPORT_OPTIONS)
 train: $(VENV)/dev ## train VARIANTS on DATA; run again to resume
 	for variant in $(VARIANTS); do $(BIN)/python -m models train $$variant --data $(DATA) || exit; done
 export: $(VENV)/demo ## export VARIANTS to BentoML's model store

@@ -46,11 +46,17 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     options = parser().parse_args(arguments)
     try:
+        for folder in filter(None, (options.data, options.images)):
+            if not folder.is_dir():
+                raise DataError(f"{folder}: no such folder")
         for choice in choices(options):
             print(export(choice, options), flush=True)
     except (ArtifactError, CheckpointError, DataError, ParityError, SpecError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was not printed was not registered", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import sys
 import urllib.error
@@ -33,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (LoadTestError, ServiceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,11 +79,16 @@ def positive(kind: type[int] | type[float]) -> Any:
 
 
 def compare(options: argparse.Namespace) -> int:
+    if not options.host.startswith(("http://", "https://")):
+        raise LoadTestError(f"--host {options.host}: expected http://NAME:PORT")
     plan = Plan(options.host.rstrip("/"), tuple(options.variants), options.users, options.rounds, options.turn_seconds)
     variants = served_variants(plan)
     images = payloads(options.images)
     options.out.mkdir(parents=True, exist_ok=True)
     turns = measure(plan, images, options.out / "turns.jsonl")
+    if len(turns) < LANES:
+        print("interrupted before the first round was complete; no report was written", file=sys.stderr)
+        return 130
     result = summary(plan, turns, variants)
     page = write_report(options.out, result, turns)
     print(as_text(result))
@@ -122,7 +131,7 @@ def served_variants(plan: Plan) -> dict[str, dict[str, Any]]:
     try:
         with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310  the user's own service
             served = {variant["variant"]: variant for variant in json.load(response)["variants"]}
-    except (urllib.error.URLError, ValueError, KeyError, TimeoutError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, ValueError, KeyError, TypeError, TimeoutError) as error:
         raise LoadTestError(f"{url} does not answer ({error}); start the service: make serve") from error
     missing = [name for name in plan.variants if name not in served]
     if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -27,4 +28,10 @@ def read_options(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     assert options is not None
     Classify.variant = options.variant
-    Classify.images = payloads(Path(options.images) if options.images else None)
+    try:
+        Classify.images = payloads(Path(options.images) if options.images else None)
+    except OSError as error:
+        logging.getLogger("locust.main").error("--images: %s", error)
+        environment.process_exit_code = 2
+        assert environment.runner is not None
+        environment.runner.quit()

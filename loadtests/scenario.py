@@ -68,7 +68,9 @@ class ClassifyUser(FastHttpUser):
             name=self.variant,
             catch_response=True,
         ) as response:
-            if response.status_code != 200:
+            if not response.status_code:  # no answer at all
+                response.failure(f"no answer: {getattr(response, 'error', None)!r}")
+            elif response.status_code != 200:
                 response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
             elif f'"variant":"{self.variant}"' not in (response.text or "").replace(": ", ":"):
                 response.failure(f"no answer of {self.variant}: {(response.text or '')[:200]}")

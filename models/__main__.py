@@ -19,9 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (DataError, SpecError, CheckpointError, ValueError) as error:
+    except (DataError, SpecError, CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last whole epoch", file=sys.stderr)
+        return 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 def run_list(_: argparse.Namespace) -> int:
     for name, spec in named_variants().items():
         shipped = ", weights shipped" if zoo_path(name).exists() else ""
-        print(f"{name:18}{spec.stem} stem, {spec.block} blocks {spec.blocks_per_stage}{shipped}")
+        print(f"{name:20}{spec.stem} stem, {spec.block} blocks {spec.blocks_per_stage}{shipped}")
     return 0
 
 
@@ -72,10 +75,11 @@ def run_train(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     spec = spec_for(options.variant, shortcut=options.shortcut)
+    folder = options.out or Path("runs") / f"{options.variant}-seed{options.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
     print(f"reading {options.data}", flush=True)
     train_split, test_split = (load_split(options.data, part, spec.preprocessing) for part in Part)
     spec = spec_for(options.variant, shortcut=options.shortcut, num_classes=len(train_split.class_names))
-    folder = options.out or Path("runs") / f"{options.variant}-seed{options.seed}"
     run = Run(folder, spec, recipe, train_split, test_split, device)
     print(
         f"training {spec.variant} on {len(train_split.images)} images of {train_split.name}, {recipe.epochs} epochs, "

@@ -29,6 +29,10 @@ from models.weights import CheckpointError, Description, write_checkpoint
 GRADIENT_NORM_EVERY = 10  # steps; each costs a pass over all gradients
 
 
+class DivergedError(ValueError):
+    """The loss is no longer a number."""
+
+
 class Precision(StrEnum):
     """Arithmetic of the forward and backward pass; weights, their updates and evaluation are always float32."""
 
@@ -56,6 +60,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs is {self.epochs}, batch size {self.batch_size}: expected at least 1 of each")
+        numbers = (self.peak_lr, self.weight_decay, self.warmup_epochs)
+        if not all(math.isfinite(number) and number >= 0 for number in numbers) or not self.peak_lr:
+            raise ValueError(
+                f"peak lr is {self.peak_lr}, weight decay {self.weight_decay}, warm-up epochs {self.warmup_epochs}: "
+                "expected finite numbers, none negative, and a peak lr above 0"
+            )
 
     def lr(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of update `step`, counted from 0 over the whole run."""
@@ -68,7 +78,7 @@ class Recipe:
 
 @dataclass(slots=True)
 class Run:
-    """A training run in its folder: `state.safetensors` after every epoch, `log.jsonl` with a line for each."""
+    """A training run in its folder: `state.safetensors` after every epoch, `VARIANT.log.jsonl` with a line for each."""
 
     folder: Path
     spec: ModelSpec
@@ -79,7 +89,7 @@ class Run:
 
     @property
     def log_path(self) -> Path:
-        return self.folder / "log.jsonl"
+        return self.folder / f"{self.spec.variant}.log.jsonl"
 
     @property
     def state_path(self) -> Path:
@@ -101,6 +111,7 @@ def train(run: Run) -> Accuracy:
 
     Raises:
         CheckpointError: the folder holds another run's state, or a damaged one.
+        DivergedError: the loss of an epoch is not finite.
     """
     network = build(run.spec, seed=run.recipe.seed).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -124,6 +135,11 @@ def train(run: Run) -> Accuracy:
             started = time.perf_counter()
             trained = train_one_epoch(run, network, optimizer, epoch, progress)
             seconds = time.perf_counter() - started
+            if not math.isfinite(trained["train_loss"]):
+                raise DivergedError(
+                    f"epoch {epoch + 1}: the loss is {trained['train_loss']}, training diverged; try a lower --peak-lr "
+                    f"in another --out. {run.state_path} holds the epochs before"
+                )
             accuracy = evaluate(network, run.test_split.images, run.spec.preprocessing, run.device)
             progress.set_postfix(epoch=epoch + 1, test=f"{accuracy.top1:.2%}")
             line = trained | {
@@ -210,7 +226,6 @@ def save_state(run: Run, network: ResNet, optimizer: torch.optim.SGD, epochs_don
 def restore(run: Run, network: ResNet, optimizer: torch.optim.SGD) -> int:
     """Continue from the folder's state, if there is one; returns the number of epochs already done."""
     if not run.state_path.exists():
-        run.folder.mkdir(parents=True, exist_ok=True)
         run.log_path.write_text("")
         return 0
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from serving.answers import Classification, Prediction, Timings, Variant, Varian
 from serving.config import Settings
 from serving.errors import RequestError
 from serving.runners.base import Runner, open_runner
+
+logger = logging.getLogger("bentoml.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Classifier:
         model = bentoml.models.get(tag)
         folder, version = Path(model.path), str(model.tag.version)
         manifest = read_manifest(folder, version)
+        if not manifest.trained:
+            logger.warning("%s is untrained: its predictions mean nothing", tag)
         runner = open_runner(folder, manifest, intra_op_threads=self.settings.intra_op_threads)
         self.stack.enter_context(runner)
         crop = manifest.spec.preprocessing.crop

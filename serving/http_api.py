@@ -34,6 +34,7 @@ logger = logging.getLogger("bentoml.serve")
 INDEX = Path(__file__).with_name("index.html")
 PARAMETERS = ("variant", "top_k")
 TOP_K = 5
+RECEIVING_PER_IN_FLIGHT = 4
 MULTIPART_MARGIN = 64 << 10  # boundaries and part headers around the image
 
 
@@ -44,6 +45,7 @@ class Opened:
     classifier: Classifier | None = None
     pool: ThreadPoolExecutor | None = None
     in_flight: int = field(default=0, init=False)
+    receiving: int = field(default=0, init=False)
 
 
 class HttpApi:
@@ -102,15 +104,30 @@ class HttpApi:
                 f"{self.opened.in_flight} requests are in flight, as many as are held",
                 headers={"retry-after": "1"},
             )
+        encoded = await self.receive(request, settings)
         self.opened.in_flight += 1
         try:
-            encoded = await read_image(request, settings)
             classification = await asyncio.get_running_loop().run_in_executor(
                 self.opened.pool, classifier.classify, encoded, served, top_k, time.perf_counter()
             )
         finally:
             self.opened.in_flight -= 1
         return answer(classification)
+
+    async def receive(self, request: Request, settings: Settings) -> bytes:
+        """Bodies on their way are counted apart: slow clients must not keep quick ones out."""
+        if self.opened.receiving >= RECEIVING_PER_IN_FLIGHT * settings.max_in_flight:
+            raise RequestError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "overloaded",
+                f"{self.opened.receiving} bodies are being received, as many as are held",
+                headers={"retry-after": "1"},
+            )
+        self.opened.receiving += 1
+        try:
+            return await read_image(request, settings)
+        finally:
+            self.opened.receiving -= 1
 
     def classifier(self) -> Classifier:
         if self.opened.classifier is None:
@@ -162,7 +179,7 @@ async def read_image(request: Request, settings: Settings) -> bytes:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     limit = settings.max_image_bytes
     if content_type == "multipart/form-data":
-        encoded = await read_multipart(limited(request, limit + MULTIPART_MARGIN))
+        encoded = await read_multipart(limited(request, limit, MULTIPART_MARGIN))
     elif content_type.startswith("image/") or content_type in {"", "application/octet-stream"}:
         encoded = await limited(request, limit).body()
     else:
@@ -184,6 +201,15 @@ async def read_multipart(request: Request) -> bytes:
     try:
         async with request.form(max_files=1, max_fields=8) as form:
             image = form.get("image")
+            surplus = sorted(set(form) - {"image"})
+            if isinstance(image, UploadFile) and surplus:
+                raise RequestError(
+                    HTTPStatus.BAD_REQUEST,
+                    "unknown_field",
+                    f"unknown form fields {surplus}; {' and '.join(PARAMETERS)} are query parameters",
+                    found=", ".join(surplus),
+                    accepted=["image"],
+                )
             if isinstance(image, UploadFile):
                 return await image.read()
             fields = ", ".join(form) or "no field"
@@ -201,10 +227,10 @@ async def read_multipart(request: Request) -> bytes:
     )
 
 
-def limited(request: Request, limit: int) -> Request:
-    """The same request, refused as soon as its body is known to be longer than `limit` bytes."""
+def limited(request: Request, limit: int, margin: int = 0) -> Request:
+    """The same request, refused as soon as its body is known to be longer than `limit` bytes and the margin."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared.isdecimal() and int(declared) > limit + margin:
         raise too_many_bytes(f"content-length {declared}", limit)
     received = 0
 
@@ -212,7 +238,7 @@ def limited(request: Request, limit: int) -> Request:
         nonlocal received
         message = await request.receive()
         received += len(message.get("body", b""))
-        if received > limit:
+        if received > limit + margin:
             raise too_many_bytes(f"more than {limit} bytes", limit)
         return message
 

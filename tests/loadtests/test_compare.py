@@ -146,6 +146,8 @@ def test_a_service_that_is_not_there_or_lacks_the_variant_is_an_error(service: L
     absent = compare(*PAIR, "--host", "http://127.0.0.1:9")
     assert absent.returncode == 2
     assert "make serve" in absent.stderr
+    assert "expected http://" in compare(*PAIR, "--host", "localhost:9").stderr
+    assert "Traceback" not in compare(*PAIR, "--host", "http://localhost:abc").stderr
     other = compare(PAIR[0], "resnet50-preact", "--host", service.url)
     assert other.returncode == 2
     assert "not resnet50-preact" in other.stderr

@@ -61,7 +61,7 @@ def test_it_learns_and_says_so_in_card_and_log(uninterrupted: Path) -> None:
     card = (uninterrupted / f"{VARIANT}.md").read_text()
     assert f"{training['test']['correct']} of 40" in card
     assert checkpoint.sha256 in card
-    lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (uninterrupted / f"{VARIANT}.log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert lines[-1]["test_accuracy"] == training["test"]["top1"]
     assert set(lines[0]["gradient_norm"]) == {"stem", "layer1", "layer2", "layer3", "head"}
@@ -79,7 +79,7 @@ def test_a_kill_in_mid_epoch_costs_nothing_but_time(data: Path, uninterrupted: P
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / f"{VARIANT}.safetensors").exists()
-    with (tmp_path / "log.jsonl").open("a") as log:
+    with (tmp_path / f"{VARIANT}.log.jsonl").open("a") as log:
         log.write('{"epoch": 2, "a line": "that the kill left without its state"}\n')
 
     subprocess.run(arguments, cwd=ROOT, env=environment, check=True)
@@ -90,7 +90,7 @@ def test_a_kill_in_mid_epoch_costs_nothing_but_time(data: Path, uninterrupted: P
 
 
 def epochs(folder: Path) -> list[dict[str, object]]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / f"{VARIANT}.log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
@@ -113,6 +113,14 @@ def test_a_folder_of_images_is_trained_on(tmp_path: Path) -> None:
     assert checkpoint.description.training["test"]["n"] == 8
 
 
+def test_training_that_diverges_is_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(data, tmp_path), "--peak-lr", "1e18"]) == 2
+    assert "training diverged" in capsys.readouterr().err
+    assert not (tmp_path / f"{VARIANT}.safetensors").exists()
+    assert main([*command(data, tmp_path), "--peak-lr", "nan"]) == 2
+    assert "peak lr is nan" in capsys.readouterr().err
+
+
 def test_another_recipe_does_not_continue_a_run(
     data: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,7 +137,7 @@ def test_a_damaged_state_is_named(data: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_absent_data_is_an_error_and_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", VARIANT, "--data", str(tmp_path / "absent")]) == 2
+    assert main(["train", VARIANT, "--data", str(tmp_path / "absent"), "--out", str(tmp_path / "run")]) == 2
     assert "absent: no such folder" in capsys.readouterr().err
 
 

@@ -114,6 +114,7 @@ WRONG: list[tuple[str, int, str, dict[str, Any]]] = [
     ("/classify", 400, "not_an_image", {"content": encoded("ICO"), "headers": PNG}),
     ("/classify", 400, "no_image_field", {"files": {"picture": encoded()}}),
     ("/classify", 400, "no_image_field", {"data": {"image": "text"}, "files": {"other": b"x"}}),
+    ("/classify", 400, "unknown_field", {"files": {"image": encoded()}, "data": {"top_k": "1"}}),
     ("/classify", 400, "malformed_multipart", {"content": b"nonsense without a boundary", "headers": FORM}),
     ("/classify", 400, "malformed_multipart", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}),
     *(
@@ -172,8 +173,13 @@ def test_a_full_service_answers_429_and_when_to_come_back(client: TestClient, op
         opened.in_flight = 0
     assert response.status_code == 429
     assert response.headers["retry-after"] == "1"
+    opened.receiving = 256
+    try:
+        assert client.post("/classify", content=encoded()).status_code == 429
+    finally:
+        opened.receiving = 0
     assert client.post("/classify", content=encoded()).status_code == 200
-    assert opened.in_flight == 0
+    assert opened.in_flight == opened.receiving == 0
 
 
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1)])
