@@ -67,7 +67,7 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def forget_origin(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes of source files and stack traces: paths of one machine, and half of the bytes."""
+    """Drop what the exporter notes of source files and stack traces: paths of one machine among them."""
     for holder in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
         del holder.metadata_props[:]
     for value in (*model.graph.value_info, *model.graph.initializer):

@@ -1,8 +1,8 @@
 """Our routes, answered before BentoML's own routing.
 
 BentoML validates and re-describes every request on the way to a method and answers some client errors with a 500 or
-with a list; measured, that costs two thirds of the throughput of a small network. As ASGI middleware we sit behind its
-metrics and timeout and in front of all that. `/readyz`, `/livez` and `/metrics` stay BentoML's.
+with a list; docs/decisions.md says more. As ASGI middleware we sit behind its metrics and timeout and in front of all
+that. `/readyz`, `/livez` and `/metrics` stay BentoML's.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from http import HTTPStatus
 from pathlib import Path
 
 from pydantic import BaseModel
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.body import PARAMETERS, read_image
 from serving.classifier import Classifier, Served
 from serving.config import Settings
 from serving.errors import RequestError
@@ -32,10 +30,8 @@ from serving.openapi import document
 logger = logging.getLogger("bentoml.serve")
 
 INDEX = Path(__file__).with_name("index.html")
-PARAMETERS = ("variant", "top_k")
 TOP_K = 5
 RECEIVING_PER_IN_FLIGHT = 4
-MULTIPART_MARGIN = 64 << 10  # boundaries and part headers around the image
 
 
 @dataclass
@@ -97,14 +93,9 @@ class HttpApi:
         classifier = self.classifier()
         served, top_k = read_parameters(request, classifier)
         settings = classifier.settings
-        if self.opened.in_flight >= settings.max_in_flight:
-            raise RequestError(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "overloaded",
-                f"{self.opened.in_flight} requests are in flight, as many as are held",
-                headers={"retry-after": "1"},
-            )
+        admit(self.opened.in_flight, settings.max_in_flight)  # no use in receiving what would be refused
         encoded = await self.receive(request, settings)
+        admit(self.opened.in_flight, settings.max_in_flight)  # others may have come first meanwhile
         self.opened.in_flight += 1
         try:
             classification = await asyncio.get_running_loop().run_in_executor(
@@ -116,16 +107,10 @@ class HttpApi:
 
     async def receive(self, request: Request, settings: Settings) -> bytes:
         """Bodies on their way are counted apart: slow clients must not keep quick ones out."""
-        if self.opened.receiving >= RECEIVING_PER_IN_FLIGHT * settings.max_in_flight:
-            raise RequestError(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "overloaded",
-                f"{self.opened.receiving} bodies are being received, as many as are held",
-                headers={"retry-after": "1"},
-            )
+        admit(self.opened.receiving, RECEIVING_PER_IN_FLIGHT * settings.max_in_flight)
         self.opened.receiving += 1
         try:
-            return await read_image(request, settings)
+            return await read_image(request, settings.max_image_bytes)
         finally:
             self.opened.receiving -= 1
 
@@ -137,6 +122,18 @@ class HttpApi:
 
 def answer(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(body.model_dump_json(), status, media_type="application/json")
+
+
+def admit(held: int, most: int) -> None:
+    if held >= most:
+        raise RequestError(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "overloaded",
+            f"{held} requests are held, as many as may be",
+            found=str(held),
+            accepted=[f"up to {most} at once"],
+            headers={"retry-after": "1"},
+        )
 
 
 def wrong_method(found: str, accepted: str) -> RequestError:
@@ -172,84 +169,3 @@ def read_parameters(request: Request, classifier: Classifier) -> tuple[Served, i
             accepted=[f"1 to {classes}"],
         )
     return served, int(top_k)
-
-
-async def read_image(request: Request, settings: Settings) -> bytes:
-    """The encoded image: the raw body, or the file `image` of a multipart form."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    limit = settings.max_image_bytes
-    if content_type == "multipart/form-data":
-        encoded = await read_multipart(limited(request, limit, MULTIPART_MARGIN))
-    elif content_type.startswith("image/") or content_type in {"", "application/octet-stream"}:
-        encoded = await limited(request, limit).body()
-    else:
-        raise RequestError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_content_type",
-            "send the encoded image as the raw body, or as the file `image` of a multipart form",
-            found=content_type,
-            accepted=["image/*", "application/octet-stream", "multipart/form-data"],
-        )
-    if not encoded:
-        raise RequestError(HTTPStatus.BAD_REQUEST, "empty_body", "the image has no bytes", found="0 bytes")
-    if len(encoded) > limit:
-        raise too_many_bytes(f"{len(encoded)} bytes", limit)
-    return encoded
-
-
-async def read_multipart(request: Request) -> bytes:
-    try:
-        async with request.form(max_files=1, max_fields=8) as form:
-            image = form.get("image")
-            surplus = sorted(set(form) - {"image"})
-            if isinstance(image, UploadFile) and surplus:
-                raise RequestError(
-                    HTTPStatus.BAD_REQUEST,
-                    "unknown_field",
-                    f"unknown form fields {surplus}; {' and '.join(PARAMETERS)} are query parameters",
-                    found=", ".join(surplus),
-                    accepted=["image"],
-                )
-            if isinstance(image, UploadFile):
-                return await image.read()
-            fields = ", ".join(form) or "no field"
-    except (HTTPException, MultiPartException, ValueError) as error:  # ValueError: a charset that names no encoding
-        detail = error.detail if isinstance(error, HTTPException) else str(error) or type(error).__name__
-        raise RequestError(
-            HTTPStatus.BAD_REQUEST, "malformed_multipart", f"the multipart body is malformed: {detail}"
-        ) from None
-    raise RequestError(
-        HTTPStatus.BAD_REQUEST,
-        "no_image_field",
-        "the multipart form needs a file named `image`",
-        found=fields,
-        accepted=["image"],
-    )
-
-
-def limited(request: Request, limit: int, margin: int = 0) -> Request:
-    """The same request, refused as soon as its body is known to be longer than `limit` bytes and the margin."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit + margin:
-        raise too_many_bytes(f"content-length {declared}", limit)
-    received = 0
-
-    async def receive() -> Message:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        if received > limit + margin:
-            raise too_many_bytes(f"more than {limit} bytes", limit)
-        return message
-
-    return Request(request.scope, receive)
-
-
-def too_many_bytes(found: str, limit: int) -> RequestError:
-    return RequestError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        "too_many_bytes",
-        f"the image may have up to {limit} bytes",
-        found=found,
-        accepted=[f"up to {limit} bytes"],
-    )

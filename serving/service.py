@@ -1,6 +1,6 @@
 """The BentoML service: `bentoml serve`, `bentoml build`.
 
-One worker opens every variant once. BentoML's tracing and access log are off: they cost 340 us a request, more than a
+One worker opens every variant once. BentoML's tracing and access log are off: each costs a share of what a
 small network takes to answer.
 """
 
@@ -41,7 +41,7 @@ class Preflight:
         settings = read_settings(os.environ)
         opened.classifier = Classifier(exact_tags(settings), settings)
         opened.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="classify")
-        # What is alive now stays alive: without this, full collections pause every request for up to 180 ms.
+        # What is alive now stays alive: without this, full collections would walk all of it, and requests wait.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)

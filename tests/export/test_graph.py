@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch
 
-from export import verify
 from export.to_onnx import INPUT, OUTPUT, ServedGraph, to_onnx
 from export.verify import ParityError, compare, from_photographs, open_graph, random_pixels
 from models.resnet import build
@@ -83,4 +82,3 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     onnx.save(to_onnx(graph), tmp_path / "model.onnx")
     with pytest.raises(ParityError):
         compare(graph, open_graph(tmp_path / "model.onnx"), random_pixels(graph.preprocessing), "random")
-    assert verify.TOLERANCE < 0.01

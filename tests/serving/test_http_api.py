@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import struct
@@ -186,6 +187,26 @@ def test_a_full_service_answers_429_and_when_to_come_back(client: TestClient, op
 def test_a_strip_of_any_length_is_classified_in_little_memory(client: TestClient, size: tuple[int, int]) -> None:
     response = client.post("/classify", content=one_bit_png(*size))
     assert response.status_code == 200
+
+
+def test_what_fills_up_while_a_body_arrives_is_still_refused(opened: Opened) -> None:
+    """The limit holds when requests pass the first look together and their bodies come later."""
+    messages: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        opened.in_flight = 64
+        return {"type": "http.request", "body": encoded(), "more_body": False}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": []}
+    try:
+        asyncio.run(HttpApi(PlainTextResponse(""), opened)(scope, receive, send))
+    finally:
+        opened.in_flight = 0
+    assert messages[0]["status"] == 429
+    assert opened.receiving == 0
 
 
 def test_before_the_models_are_open_nothing_is_classified() -> None:
