@@ -22,7 +22,7 @@ from export.artifact import (
     preprocessing_sha256,
     write_manifest,
 )
-from export.source import ModelChoice, Source, named_by, open_source, read_model_file
+from export.source import Source, named_by, open_source
 from export.to_onnx import INPUT, OPSET, OUTPUT, to_onnx
 from export.verify import (
     ParityError,
@@ -34,6 +34,7 @@ from export.verify import (
     open_graph,
     random_pixels,
 )
+from models.choice import ModelChoice, read_model_file
 from models.data import DataError, Part, Split, load_split
 from models.spec import Interpolation, Shortcut, SpecError
 from models.weights import CheckpointError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from models.atomic_file import write_atomically
 from models.weights import Checkpoint, read_checkpoint
@@ -26,6 +27,7 @@ def card(checkpoint: Checkpoint, path: Path) -> str:
     rows = {
         "Top-1": f"**{test['top1']:.2%}** ({test['correct']} of {test['n']} test images, float32, last epoch)",
         "Data": f"{training['data']}, {training['train_images']} training images, {spec.num_classes} classes",
+        **started_from(training),
         "Network": f"{spec.ordering}, {spec.block} blocks, {spec.shortcut} shortcuts",
         "Parameters": f"{parameters / 1e6:.2f} M",
         "Input": f"{pixels.crop} x {pixels.crop} RGB, mean {pixels.mean}, std {pixels.std}",
@@ -49,3 +51,15 @@ def card(checkpoint: Checkpoint, path: Path) -> str:
 One seed: a difference of a few tenths of a point to another network of this size may be chance. The accuracy of the
 last epoch is reported as it came; nothing was chosen on the test set. Learning curves: `{path.stem}.log.jsonl`.
 """
+
+
+def started_from(training: dict[str, Any]) -> dict[str, str]:
+    """Rows that only some runs have."""
+    rows = {}
+    if "initial" in training:
+        initial = training["initial"]
+        head = "its head kept" if initial["kept_head"] else "a new head"
+        rows["Started from"] = f"{initial['variant']}, sha256 `{initial['sha256']}`, {head}"
+    if "unreadable_files" in training:
+        rows["Left out"] = f"{training['unreadable_files']} files that could not be decoded"
+    return rows

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 
 from models.__main__ import main
+from models.recipe import Recipe
 from models.resnet import build
 from models.spec import spec_for
-from models.train import Recipe, gradient_norms
+from models.train import gradient_norms
 from models.weights import read_checkpoint
 from tests.conftest import ROOT
 
@@ -111,6 +113,24 @@ def test_a_folder_of_images_is_trained_on(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(tmp_path / "run" / f"{VARIANT}.safetensors")
     assert checkpoint.description.class_names == ("dark", "light")
     assert checkpoint.description.training["test"]["n"] == 8
+
+
+def test_two_devices_share_the_batches(data: Path, tmp_path: Path) -> None:
+    """On the CPU two processes stand for two devices; gradients and figures are those of both."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-m", "models", *command(data, tmp_path), "--devices", "2"]
+    subprocess.run(arguments, cwd=ROOT, env=environment, check=True, timeout=300)
+    training = read_checkpoint(tmp_path / f"{VARIANT}.safetensors").description.training
+    assert training["test"]["top1"] > 0.9
+    assert training["device"].startswith("2 x CPU")
+    assert [line["epoch"] for line in epochs(tmp_path)] == [1, 2, 3]
+    subprocess.run([*arguments[:-1], "1"], cwd=ROOT, env=environment, check=True)  # the number of devices is no recipe
+
+
+def test_a_folder_in_use_is_not_trained_in(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FileLock(tmp_path / ".lock"):
+        assert main(command(data, tmp_path)) == 2
+    assert "another process trains in it" in capsys.readouterr().err
 
 
 def test_training_that_diverges_is_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
