@@ -150,6 +150,10 @@ def as_markdown(curves: Sequence[Curve], target: float | None) -> str:
         f"Epochs to a test accuracy of {said}",
         table(contrasts(curves, lambda curve: curve.epochs_to(targets[curve.run.depth])), 1),
     ]
+    late = [c.run for c in curves if c.run.depth in targets and c.epochs_to(targets[c.run.depth]) is None]
+    if late:
+        names = ", ".join(f"{run.variant} seed {run.seed}" for run in late)
+        parts.append(f"Left out of the last table with their partners, since they did not reach the target: {names}.")
     if unfinished:
         names = ", ".join(f"{run.variant} seed {run.seed}" for run in unfinished)
         parts.append(f"Left out of the tables, since unfinished: {names}.")
