@@ -1,4 +1,4 @@
-"""Export a variant: checkpoint -> ONNX -> verified against torch -> artifact in BentoML's model store."""
+"""Export a variant: checkpoint -> ONNX -> folded -> verified against torch -> artifact in BentoML's model store."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from export.artifact import (
     Accuracy,
     ArtifactError,
+    Folding,
     Manifest,
     Parity,
     TensorSpec,
@@ -22,6 +24,9 @@ from export.artifact import (
     preprocessing_sha256,
     write_manifest,
 )
+from export.bench import main as bench
+from export.fold_file import main as fold_file
+from export.folding.fold import fold
 from export.source import Source, named_by, open_source
 from export.to_onnx import INPUT, OPSET, OUTPUT, to_onnx
 from export.verify import (
@@ -45,6 +50,11 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["fold"]:
+        return fold_file(arguments[1:])
+    if arguments[:1] == ["bench"]:
+        return bench(arguments[1:])
     options = parser().parse_args(arguments)
     try:
         for folder in filter(None, (options.data, options.images)):
@@ -62,7 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    top = argparse.ArgumentParser(
+        prog="python -m export", description=__doc__, epilog="`python -m export fold --help`: fold any ONNX file"
+    )
     top.add_argument(
         "variants", nargs="*", metavar="VARIANT", help="such as resnet20-preact; see `python -m models list`"
     )
@@ -72,6 +84,10 @@ def parser() -> argparse.ArgumentParser:
         "--images", type=Path, help="folder of photographs for parity without data (default: scikit-image's own)"
     )
     top.add_argument("--max-batch-size", type=positive, default=64, help="the largest batch to serve (default: 64)")
+
+    top.add_argument(
+        "--no-fold", dest="fold", action="store_false", help="leave BatchNormalization on residual streams as it is"
+    )
 
     own = top.add_argument_group(
         "a checkpoint of your own", "safetensors or torch's format; by torchvision's or timm's names"
@@ -123,10 +139,13 @@ def export(choice: ModelChoice, options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory(prefix="preflight-export-") as name:
         folder = Path(name)
         say(f"{variant}: converting to ONNX")
-        onnx.save(to_onnx(source.graph), folder / MODEL_FILE)
+        model, folding = to_onnx(source.graph), None
+        if options.fold:
+            model, folding = folded(model, variant)
+        onnx.save(model, folder / MODEL_FILE)
         say(f"{variant}: verifying against torch")
         parity, accuracy = verify(source, folder / MODEL_FILE, split, options.images)
-        manifest = describe(source, folder, parity, accuracy, options.max_batch_size)
+        manifest = describe(source, folder, folding, parity, accuracy, options.max_batch_size)
         write_manifest(folder, manifest)
 
         from export.store import register  # noqa: PLC0415  BentoML takes a second to import, errors come sooner
@@ -151,7 +170,21 @@ def verify(
     return compare(source.graph, session, images, description), None
 
 
-def describe(source: Source, folder: Path, parity: Parity, accuracy: Accuracy | None, max_batch_size: int) -> Manifest:
+def folded(model: onnx.ModelProto, variant: str) -> tuple[onnx.ModelProto, Folding]:
+    graph = ir.from_proto(model)
+    report = fold(graph)
+    say(f"{variant}: BatchNormalization on the residual stream, {report}")
+    return ir.to_proto(graph), Folding(folded=len(report.folded), left=report.left)
+
+
+def describe(
+    source: Source,
+    folder: Path,
+    folding: Folding | None,
+    parity: Parity,
+    accuracy: Accuracy | None,
+    max_batch_size: int,
+) -> Manifest:
     spec, crop = source.spec, source.spec.preprocessing.crop
     commit, no_commit = current_commit()
     trained = source.checkpoint_sha256 is not None
@@ -181,6 +214,7 @@ def describe(source: Source, folder: Path, parity: Parity, accuracy: Accuracy | 
         files={MODEL_FILE: file_sha256(folder / MODEL_FILE)},
         checkpoint_sha256=source.checkpoint_sha256,
         preprocessing_sha256=preprocessing_sha256(spec.preprocessing),
+        folding=folding,
         parity=parity,
         accuracy=accuracy,
         training_accuracy=source.training_accuracy,

@@ -51,11 +51,19 @@ class Accuracy(Strict):
     data: str
 
 
+class Folding(Strict):
+    """What became of the BatchNormalizations that no convolution could take directly; `left` gives a reason by name."""
+
+    folded: int
+    left: dict[str, str]
+
+
 class Manifest(Strict):
     """Everything that is true of the model files beside it.
 
     `accuracy` is the exported graph's own; `training_accuracy` is what the checkpoint says of itself.
-    `not_measured` gives the reason for every measurement that is null, and for those alone.
+    `not_measured` gives the reason for every measurement that is null, and for those alone. `folding` is null where
+    it was switched off.
     """
 
     schema_version: Literal[1] = 1
@@ -72,6 +80,7 @@ class Manifest(Strict):
     files: dict[str, Sha256]
     checkpoint_sha256: Sha256 | None
     preprocessing_sha256: Sha256
+    folding: Folding | None = None
     parity: Parity | None
     accuracy: Accuracy | None
     training_accuracy: Accuracy | None

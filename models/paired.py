@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm, ttest_1samp
+from scipy.stats import binomtest, norm, quantile_test, ttest_1samp
 
 CONFIDENCE = 0.95
 
@@ -72,3 +72,10 @@ def mean_difference(differences: Sequence[float]) -> Interval | None:
         return Interval(mean, mean, mean)
     found = ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
     return Interval(mean, float(found.low), float(found.high))
+
+
+def median_interval(values: NDArray[np.float64]) -> Interval:
+    """The median with its interval by order statistics (the sign test); at least 6 values."""
+    median = float(np.median(values))
+    found = quantile_test(values, q=median, p=0.5).confidence_interval(CONFIDENCE)
+    return Interval(median, float(found.low), float(found.high))

@@ -1,0 +1,130 @@
+"""`python -m export fold IN OUT`: fold the BatchNormalizations of any ONNX file, checked before it is written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from export.folding.fold import fold
+from export.folding.nodes import FoldError
+from models.atomic_file import write_atomically
+
+Inputs = dict[str, NDArray[np.generic]]
+TOLERANCE = 1e-4  # of an output's largest value
+RANDOM_INPUTS = 3
+BATCH = 2  # for a first axis without a number
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        model = read(options.model)
+        report = fold(model)
+        print(report)
+        content = ir.to_proto(model).SerializeToString()
+        print(check(options.model, content, options.inputs, options.tolerance))
+        write_atomically(options.folded, content)
+        print(f"wrote {options.folded}, {len(content) / 1e6:.1f} MB")
+    except (FoldError, OSError) as error:
+        print(f"error: {options.model}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m export fold", description=__doc__)
+    top.add_argument("model", type=Path, metavar="IN", help="an ONNX file, of any maker")
+    top.add_argument("folded", type=Path, metavar="OUT", help="where to write the folded one")
+    top.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, to check on besides random")
+    top.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help=f"of the largest output value (default: {TOLERANCE:g})"
+    )
+    return top
+
+
+def read(path: Path) -> ir.Model:
+    """Read a model with all its weights.
+
+    Raises:
+        FoldError: it is no valid ONNX model, or its external data is not there.
+    """
+    try:
+        onnx.checker.check_model(path)  # by path: external data is looked for as well
+        model = ir.load(path)
+        ir.external_data.load_to_model(model)
+    except Exception as error:  # protobuf's own among them
+        reason = str(error).strip().partition("\n")[0]
+        raise FoldError(f"no complete ONNX model: {reason}") from error
+    return model
+
+
+def check(original: Path, folded: bytes, inputs: Path | None, tolerance: float) -> str:
+    """Run both on random inputs and on those given.
+
+    Raises:
+        FoldError: an output differs by more than the tolerance, or nothing random fits the inputs.
+    """
+    before, after = session(str(original)), session(folded)
+    names = [output.name for output in before.get_outputs()]
+    worst, n = 0.0, 0
+    for feed in feeds(before, inputs):
+        for name, expected, found in zip(names, run(before, feed), run(after, feed), strict=True):
+            difference = np.abs(found.astype(np.float64) - expected).max() / max(float(np.abs(expected).max()), 1e-30)
+            if not difference <= tolerance:  # refuses NaN as well
+                raise FoldError(
+                    f"output {name} differs by {difference:.2g} of its largest value, accepted is {tolerance:g}; "
+                    "nothing was written"
+                )
+            worst, n = max(worst, float(difference)), n + 1
+    return f"checked on {n} outputs: the largest difference is {worst:.1g} of the largest value"
+
+
+def session(model: str | bytes) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise FoldError(f"ONNX Runtime cannot open it to check it: {error}") from error
+
+
+def run(model: onnxruntime.InferenceSession, feed: Inputs) -> list[NDArray[np.float32]]:
+    try:
+        return list(model.run(None, feed))
+    except Exception as error:
+        raise FoldError(f"ONNX Runtime cannot run it to check it: {error}") from error
+
+
+def feeds(model: onnxruntime.InferenceSession, given: Path | None) -> Iterator[Inputs]:
+    for seed in range(RANDOM_INPUTS):
+        generator = np.random.default_rng(seed)
+        yield {value.name: random_input(value, generator) for value in model.get_inputs()}
+    if given is not None:
+        try:
+            with np.load(given) as arrays:  # allow_pickle is off
+                yield {value.name: arrays[value.name] for value in model.get_inputs()}
+        except (ValueError, KeyError) as error:
+            raise FoldError(f"{given}: expected an array for each input, by its name ({error})") from error
+
+
+def random_input(value: onnxruntime.NodeArg, generator: np.random.Generator) -> NDArray[np.generic]:
+    unknown = [axis for axis in value.shape[1:] if not isinstance(axis, int)]
+    if unknown:
+        raise FoldError(f"input {value.name} has shape {value.shape}: the check needs numbers after the first axis")
+    shape = [axis if isinstance(axis, int) else BATCH for axis in value.shape]
+    match value.type:
+        case "tensor(uint8)":
+            return generator.integers(0, 256, shape, dtype=np.uint8)
+        case "tensor(float)":
+            return generator.standard_normal(shape, dtype=np.float32)
+        case "tensor(double)":
+            return generator.standard_normal(shape)
+    raise FoldError(f"input {value.name} is a {value.type}; the check makes up float, double and uint8")
