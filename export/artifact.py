@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,14 @@ MANIFEST = "manifest.json"
 DIGEST_LENGTH = 16  # hexadecimal digits of the manifest's sha256 in a version
 Dimension = int | Literal["batch"]
 Sha256 = str
+
+
+class Precision(StrEnum):
+    """The arithmetic of a graph; logits are float32 in each."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
 
 
 class ArtifactError(ValueError):
@@ -52,10 +61,18 @@ class Accuracy(Strict):
 
 
 class Folding(Strict):
-    """What became of the BatchNormalizations that no convolution could take directly; `left` gives a reason by name."""
+    """What became of the BatchNormalizations that no convolution could take, by name: into what, or why it was left."""
 
-    folded: int
+    folded: dict[str, str]
     left: dict[str, str]
+
+
+class Quantization(Strict):
+    """How an int8 graph came about: the images that its ranges are of, and what the float graph scored before."""
+
+    images: str
+    n: int
+    fp32_accuracy: Accuracy | None
 
 
 class Manifest(Strict):
@@ -63,7 +80,7 @@ class Manifest(Strict):
 
     `accuracy` is the exported graph's own; `training_accuracy` is what the checkpoint says of itself.
     `not_measured` gives the reason for every measurement that is null, and for those alone. `folding` is null where
-    it was switched off.
+    it was switched off, `quantization` but for int8.
     """
 
     schema_version: Literal[1] = 1
@@ -73,7 +90,7 @@ class Manifest(Strict):
     labels: tuple[str, ...]
     input: TensorSpec
     output: TensorSpec
-    precision: Literal["fp32"]
+    precision: Precision
     runtime: Literal["onnxruntime"]
     opset: int
     max_batch_size: int = Field(ge=1)
@@ -81,6 +98,7 @@ class Manifest(Strict):
     checkpoint_sha256: Sha256 | None
     preprocessing_sha256: Sha256
     folding: Folding | None = None
+    quantization: Quantization | None = None
     parity: Parity | None
     accuracy: Accuracy | None
     training_accuracy: Accuracy | None
@@ -96,6 +114,8 @@ class Manifest(Strict):
             )
         if self.preprocessing_sha256 != preprocessing_sha256(self.spec.preprocessing):
             raise ValueError("the preprocessing is not the one that was hashed")
+        if (self.precision is Precision.INT8) != (self.quantization is not None):
+            raise ValueError(f"the precision is {self.precision}, quantization is {self.quantization}")
         nullable = {"checkpoint_sha256", "parity", "accuracy", "training_accuracy", "commit"}
         null = {name for name in nullable if getattr(self, name) is None}
         if null != self.not_measured.keys():

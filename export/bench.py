@@ -1,4 +1,4 @@
-"""`python -m export bench`: what folding gains, measured on this machine in one interleaved run."""
+"""`python -m export bench`: what folding gains in float32 and int8, measured here in one interleaved run."""
 
 from __future__ import annotations
 
@@ -8,79 +8,89 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
-import torch
 from numpy.typing import NDArray
-from torch import nn
 from tqdm import tqdm
 
-from export.folding.fold import fold
-from export.to_onnx import INPUT, ServedGraph, to_onnx
+from export.artifact import Precision
+from export.bench_lanes import Lane, Run, Runtime, graphs_of, open_lane, runtimes
+from export.quantize import MadeFor
 from models.atomic_file import write_atomically
 from models.paired import Interval, median_interval
-from models.resnet import build
-from models.spec import BlockOrdering, spec_for
+from models.spec import spec_for
 
-POST, POST_AGAIN, PRE, PRE_FOLDED = "post", "post again", "pre", "pre folded"
-LANES = (POST, PRE, PRE_FOLDED, POST_AGAIN)
-BOUND = 1.03  # that pre-activation, folded, shall cost over post-activation
+PRECISIONS = (Precision.FP32, Precision.INT8)
+BOUNDS = {Precision.FP32: 1.03, Precision.INT8: 1.06}  # that pre-activation, folded, may cost over post-activation
+INT8_BOUND = 1 / 3  # of fp32's time, for ResNet-50 at batch 1
+INT8_BOUND_FOR = (50, 1)
 TURN_S = 0.05  # a lane runs at least this long in each round, and at least once
 WARM_UP = 3  # runs of each lane that are not timed
+Key = tuple[Precision, Lane]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row of the table: a depth, and how it is run."""
+    """How a depth is run."""
 
     depth: int
     batch: int
     threads: int
+    runtime: Runtime
 
     def __str__(self) -> str:
-        crop = spec_for(f"resnet{self.depth}-postact").preprocessing.crop
-        return f"ResNet-{self.depth}, {crop} px, batch {self.batch}, {self.threads} thread{'s'[: self.threads - 1]}"
+        return (
+            f"ResNet-{self.depth}, {self.crop} px, batch {self.batch}, {self.threads} thread{'s'[: self.threads - 1]}, "
+            f"{self.runtime}"
+        )
 
-
-CELLS = tuple(
-    Cell(depth, batch, threads)
-    for depth, large in ((50, 8), (110, 32), (20, 32))
-    for batch, threads in ((1, 1), (large, 2))
-)
+    @property
+    def crop(self) -> int:
+        return spec_for(f"resnet{self.depth}-postact").preprocessing.crop
 
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds of each run, by lane: the median of each round."""
+    """The seconds that a run takes, by precision and lane: the median of each round."""
 
     cell: Cell
-    seconds: dict[str, list[float]]
+    seconds: Mapping[Key, Sequence[float]]
 
-    def ratio(self, lane: str) -> Interval:
-        """The lane's time over that of post-activation, round by round."""
-        return median_interval(np.array(self.seconds[lane]) / np.array(self.seconds[POST]))
+    def ratio(self, of: Key, over: Key) -> Interval:
+        """Round by round; the median and its 95 % interval."""
+        return median_interval(np.array(self.seconds[of]) / np.array(self.seconds[over]))
+
+    def ms(self, key: Key) -> float:
+        return 1e3 * float(np.median(self.seconds[key]))
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    rows = []
-    graphs: dict[int, dict[str, bytes]] = {}
-    for cell in CELLS:
-        if cell.depth in options.depths:
-            if cell.depth not in graphs:
-                print(f"exporting ResNet-{cell.depth}", file=sys.stderr, flush=True)
-                graphs = {cell.depth: lanes(cell.depth)}
-            rows.append(measure(cell, graphs[cell.depth], options.rounds))
-            print(as_text(rows[-1:], head=len(rows) == 1), flush=True)
+    rows: list[Row] = []
+    for depth, large in ((50, 8), (110, 32), (20, 32)):
+        if depth not in options.depths:
+            continue
+        print(f"exporting ResNet-{depth}", file=sys.stderr, flush=True)
+        graphs = graphs_of(depth)
+        for runtime in runtimes():
+            made_for = MadeFor.ONNXRUNTIME if runtime is Runtime.ONNXRUNTIME else MadeFor.PORTABLE
+            models = {
+                (precision, lane): model
+                for precision, form in ((Precision.FP32, MadeFor.PORTABLE), (Precision.INT8, made_for))
+                for lane, model in graphs[precision, form].items()
+            }
+            for batch, threads in ((1, 1), (large, 2)):
+                row = measure(Cell(depth, batch, threads, runtime), models, options.rounds)
+                print(as_text(row, head=not rows), flush=True)
+                rows.append(row)
     write_atomically(options.out, (json.dumps(summary(rows, options.rounds), indent=2) + "\n").encode())
-    print(f"{options.rounds} rounds, medians; {conditions()}\n{options.out}")
+    print(f"{options.rounds} rounds; medians over rounds with 95 % intervals; {machine()}\n{options.out}")
     return 0
 
 
@@ -92,62 +102,30 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def lanes(depth: int) -> dict[str, bytes]:
-    """The graphs to compare. Weights are random: dense arithmetic takes the same time on any ordinary numbers."""
-    exported = {}
-    for ordering in BlockOrdering:
-        spec = spec_for(f"resnet{depth}-{ordering}")
-        network = build(spec, seed=0).eval()
-        give_statistics(network)
-        exported[ordering] = to_onnx(ServedGraph(network, spec.preprocessing))
-    post, pre = (exported[ordering].SerializeToString() for ordering in BlockOrdering)
-    folded = ir.from_proto(exported[BlockOrdering.PRE_ACTIVATION])
-    report = fold(folded)
-    assert not report.left, report
-    return {POST: post, PRE: pre, PRE_FOLDED: ir.to_proto(folded).SerializeToString(), POST_AGAIN: post}
-
-
-def give_statistics(network: nn.Module) -> None:
-    """Positive gammas, as trained networks mostly have, and no two alike: the exporter would join equal ones."""
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            module.weight.data.uniform_(0.3, 0.7, generator=generator)
-            module.bias.data.normal_(0, 0.1, generator=generator)
-            module.running_mean.normal_(0, 0.1, generator=generator)
-
-
-def measure(cell: Cell, graphs: dict[str, bytes], rounds: int) -> Row:
-    """Every lane in each round, one after the other; the order turns by one from round to round."""
-    sessions = {lane: session(graphs[lane], cell.threads) for lane in LANES}
-    crop = spec_for(f"resnet{cell.depth}-postact").preprocessing.crop
-    pixels = np.random.default_rng(0).integers(0, 256, (cell.batch, crop, crop, 3), dtype=np.uint8)
-    for each in sessions.values():
+def measure(cell: Cell, models: Mapping[Key, bytes], rounds: int) -> Row:
+    """Every lane of both precisions in each round; which comes first changes from round to round."""
+    runs = {key: open_lane(cell.runtime, model, cell.threads) for key, model in models.items()}
+    pixels = np.random.default_rng(0).integers(0, 256, (cell.batch, cell.crop, cell.crop, 3), dtype=np.uint8)
+    for run in runs.values():
         for _ in range(WARM_UP):
-            each.run(None, {INPUT: pixels})
-    seconds: dict[str, list[float]] = {lane: [] for lane in LANES}
+            run(pixels)
+    order = list(runs)
+    seconds: dict[Key, list[float]] = {key: [] for key in order}
     for number in tqdm(range(rounds), desc=str(cell), unit="round", leave=False):
-        for place in range(len(LANES)):
-            lane = LANES[(number + place) % len(LANES)]
-            seconds[lane].append(turn(sessions[lane], pixels))
+        for place in range(len(order)):
+            key = order[(number + place) % len(order)]
+            seconds[key].append(turn(runs[key], pixels))
     return Row(cell, seconds)
 
 
-def turn(model: onnxruntime.InferenceSession, pixels: NDArray[np.uint8]) -> float:
+def turn(run: Run, pixels: NDArray[np.uint8]) -> float:
     """Median seconds of a run."""
     found: list[float] = []
     while sum(found) < TURN_S:
         begun = time.perf_counter()
-        model.run(None, {INPUT: pixels})
+        run(pixels)
         found.append(time.perf_counter() - begun)
     return float(np.median(found))
-
-
-def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 
 def verdict(ratio: Interval, bound: float) -> str:
@@ -157,15 +135,31 @@ def verdict(ratio: Interval, bound: float) -> str:
     return "does not hold" if ratio.low > bound else "undecided"
 
 
-def as_text(rows: Sequence[Row], *, head: bool) -> str:
-    lines = (
-        [f"{'':38}{'post, ms':>10}{'pre / post':>22}{'pre folded / post':>22}{'A/A':>22}  <= {BOUND}"] if head else []
-    )
-    for row in rows:
-        cells = [f"{row.cell!s:38}{np.median(row.seconds[POST]) * 1e3:>10.2f}"]
-        cells += [f"{as_interval(row.ratio(lane)):>22}" for lane in (PRE, PRE_FOLDED, POST_AGAIN)]
-        lines.append("".join(cells) + f"  {verdict(row.ratio(PRE_FOLDED), BOUND)}")
+def as_text(row: Row, *, head: bool) -> str:
+    lines = [str(row.cell)]
+    if head:
+        bounds = " and ".join(f"{bound} in {precision}" for precision, bound in BOUNDS.items())
+        lines.insert(
+            0, f"{'':8}{'post, ms':>10}{'pre / post':>24}{'pre folded / post':>24}{'A/A':>24}  (bound: {bounds})"
+        )
+    for precision in PRECISIONS:
+        ratios = [row.ratio((precision, lane), (precision, Lane.POST)) for lane in list(Lane)[1:]]
+        cells = "".join(f"{as_interval(ratio):>24}" for ratio in ratios)
+        outcome = verdict(ratios[1], BOUNDS[precision])
+        lines.append(f"{precision:>8}{row.ms((precision, Lane.POST)):>10.2f}{cells}  {outcome}")
+    for lane, ratio in int8_over_fp32(row).items():
+        outcome = f"  {verdict(ratio, INT8_BOUND)} (bound: 0.333)" if judged_for_speed(row.cell) else ""
+        lines.append(f"{'int8 / fp32, ' + lane:>30}: {as_interval(ratio)}{outcome}")
     return "\n".join(lines)
+
+
+def int8_over_fp32(row: Row) -> dict[Lane, Interval]:
+    lanes = (Lane.POST, Lane.PRE_FOLDED)
+    return {lane: row.ratio((Precision.INT8, lane), (Precision.FP32, lane)) for lane in lanes}
+
+
+def judged_for_speed(cell: Cell) -> bool:
+    return (cell.depth, cell.batch) == INT8_BOUND_FOR and cell.runtime is Runtime.ONNXRUNTIME
 
 
 def as_interval(ratio: Interval) -> str:
@@ -177,26 +171,36 @@ def summary(rows: Sequence[Row], rounds: int) -> dict[str, Any]:
         "conditions": {
             "rounds": rounds,
             "turn_s": TURN_S,
-            "machine": conditions(),
-            "packages": {name: version(name) for name in ("onnxruntime", "torch", "onnx", "numpy")},
-            "weights": "random",
+            "machine": machine(),
+            "packages": {name: version(name) for name in ("onnxruntime", "torch", "onnx", "numpy")}
+            | ({"openvino": version("openvino")} if Runtime.OPENVINO in runtimes() else {}),
+            "weights": "random, with statistics of photographs",
             "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         },
-        "rows": [
-            {
-                **asdict(row.cell),
-                "precision": "fp32",
-                "post_ms": 1e3 * float(np.median(row.seconds[POST])),
-                "ratios": {lane: asdict(row.ratio(lane)) for lane in (PRE, PRE_FOLDED, POST_AGAIN)},
-                "bound": BOUND,
-                "verdict": verdict(row.ratio(PRE_FOLDED), BOUND),
-            }
-            for row in rows
-        ],
+        "rows": [entry for row in rows for entry in entries(row)],
     }
 
 
-def conditions() -> str:
+def entries(row: Row) -> list[dict[str, Any]]:
+    cell = asdict(row.cell)
+    found = []
+    for precision in PRECISIONS:
+        ratios = {lane: row.ratio((precision, lane), (precision, Lane.POST)) for lane in list(Lane)[1:]}
+        found.append(
+            cell
+            | {
+                "precision": precision,
+                "ms": {lane: row.ms((precision, lane)) for lane in Lane},
+                "over_post": {lane: asdict(ratio) for lane, ratio in ratios.items()},
+                "bound": BOUNDS[precision],
+                "verdict": verdict(ratios[Lane.PRE_FOLDED], BOUNDS[precision]),
+            }
+        )
+    found[-1]["over_fp32"] = {lane: asdict(ratio) for lane, ratio in int8_over_fp32(row).items()}
+    return found
+
+
+def machine() -> str:
     return f"ONNX Runtime {onnxruntime.__version__} on {processor()}, {os.cpu_count()} cores"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from export.artifact import Accuracy
@@ -11,6 +12,7 @@ from models.choice import ModelChoice, described, labels_of, numbered, open_chec
 from models.data import Split
 from models.resnet import build
 from models.spec import ModelSpec
+from models.weights import zoo_path
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Source:
     graph: ServedGraph
     spec: ModelSpec
     labels: tuple[str, ...]
+    checkpoint: Path | None
     checkpoint_sha256: str | None
     training_accuracy: Accuracy | None
 
@@ -34,13 +37,14 @@ def open_source(choice: ModelChoice, *, untrained: bool) -> Source:
     if untrained:
         spec = described(choice, None)
         graph = ServedGraph(build(spec, seed=0), spec.preprocessing)
-        return Source(graph, spec, labels_of(choice, spec.num_classes), None, None)
+        return Source(graph, spec, labels_of(choice, spec.num_classes), None, None, None)
     checkpoint = open_checkpoint(choice)
     description = checkpoint.description
     return Source(
         ServedGraph(checkpoint.network(), description.spec.preprocessing),
         description.spec,
         description.class_names,
+        choice.checkpoint or zoo_path(description.spec.variant),
         checkpoint.sha256,
         recorded(description.training),
     )

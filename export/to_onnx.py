@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Iterator
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from export.normalisation import fuse_normalisation
 from models.data import normalised
 from models.resnet import ResNet
 from models.spec import Preprocessing
@@ -51,7 +53,9 @@ def to_onnx(graph: ServedGraph) -> onnx.ModelProto:
             verbose=False,
         )
     assert program is not None
-    model: onnx.ModelProto = program.model_proto
+    exported = ir.from_proto(program.model_proto)
+    fuse_normalisation(exported)
+    model: onnx.ModelProto = ir.to_proto(exported)
     forget_origin(model)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import importlib.util
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from export.artifact import Accuracy, Parity
+from export.artifact import Accuracy, Parity, Precision
+from export.quantize import QuantizationError
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
 from models.data import IMAGE_SUFFIXES, DataError, Split, batches_in_order
 from models.pixels import ImageError, read_image, resize_and_crop
@@ -23,7 +25,10 @@ from models.spec import Preprocessing
 Pixels = NDArray[np.uint8]  # [N, crop, crop, 3]
 BATCH_SIZE = 50
 PARITY_IMAGES = 1000  # of a test set; accuracy uses all of it
-TOLERANCE = 1e-3  # of the largest logit; the shipped pair differs by 1e-5 at most, absolutely
+TOLERANCE = {  # of the largest logit
+    Precision.FP32: 1e-3,  # the shipped pair differs by 1e-5 at most, absolutely
+    Precision.INT8: 1.0,  # refuses what is not finite or quite another network; its gate is accuracy
+}
 
 
 class ParityError(ValueError):
@@ -34,11 +39,13 @@ def open_graph(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def compare(graph: ServedGraph, session: onnxruntime.InferenceSession, images: Pixels, description: str) -> Parity:
-    """Run both over `images`, uint8 [N, crop, crop, 3].
+def compare(
+    graph: ServedGraph, session: onnxruntime.InferenceSession, images: Pixels, description: str, tolerance: float
+) -> Parity:
+    """Run both over `images`, uint8 [N, crop, crop, 3]; `tolerance` is a share of the largest logit.
 
     Raises:
-        ParityError: a logit differs by more than `TOLERANCE` of the largest one.
+        ParityError: a logit differs by more.
     """
     difference, largest, agreeing = np.float32(0), np.float32(1), 0
     for start in tqdm(range(0, len(images), BATCH_SIZE), desc="parity", unit="batch", leave=False):
@@ -49,10 +56,10 @@ def compare(graph: ServedGraph, session: onnxruntime.InferenceSession, images: P
         difference = np.maximum(difference, np.abs(found - expected).max())  # keeps NaN, Python's max does not
         largest = np.maximum(largest, np.abs(expected).max())
         agreeing += int((found.argmax(1) == expected.argmax(1)).sum())
-    if not difference <= TOLERANCE * largest:  # refuses NaN as well
+    if not difference <= tolerance * largest:  # refuses NaN as well
         raise ParityError(
             f"the exported graph's logits differ from torch's by up to {difference:.2g} over {len(images)} images "
-            f"({description}); accepted is {TOLERANCE * largest:.2g}. Nothing was written"
+            f"({description}); accepted is {tolerance * largest:.2g}. Nothing was written"
         )
     return Parity(
         max_abs_logit_difference=float(difference),
@@ -77,6 +84,16 @@ def measure_accuracy(session: onnxruntime.InferenceSession, split: Split, labels
         correct += int((logits.argmax(1) == expected.numpy()).sum())
     n = len(split.images)
     return Accuracy(top1=correct / n, correct=correct, n=n, data=f"{split.name} test")
+
+
+def refuse_loss(before: Accuracy, after: Accuracy, most_points: float) -> None:
+    """Raises QuantizationError where int8 scores more than `most_points` percentage points less than fp32."""
+    lost = 100 * (before.top1 - after.top1)
+    if lost > most_points:
+        raise QuantizationError(
+            f"int8 scores {after.top1:.2%} on {after.data}, fp32 {before.top1:.2%}: {lost:.2f} points are lost, "
+            f"accepted are {most_points:g} (--most-points-lost). Nothing was written; try other --calibration images"
+        )
 
 
 def run(session: onnxruntime.InferenceSession, images: Pixels) -> NDArray[np.float32]:
@@ -121,6 +138,24 @@ def bundled_photographs() -> Path | None:
     if importlib.util.find_spec("skimage") is None:
         return None
     return Path(str(importlib.resources.files("skimage"))) / "data"
+
+
+def from_folder(folder: Path, preprocessing: Preprocessing, most: int) -> Pixels:
+    """At most `most` images of a folder and those below it, evenly spread over their names, without the unreadable.
+
+    Raises:
+        DataError: there is none.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found: list[Pixels] = []
+    for index in (
+        np.linspace(0, len(paths), most, endpoint=False, dtype=int) if len(paths) > most else range(len(paths))
+    ):
+        with suppress(ImageError):
+            found.append(resize_and_crop(read_image(paths[index]), preprocessing))
+    if not found:
+        raise DataError(f"{folder}: no readable images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return np.stack(found)
 
 
 def random_pixels(preprocessing: Preprocessing, n: int = 16) -> Pixels:

@@ -46,10 +46,11 @@ def photographs() -> Path:
 @pytest.fixture(scope="session")
 def exported_pair() -> tuple[str, str]:
     """The exact tags of the shipped pair."""
-    from export.__main__ import choices, export, parser
+    from export.__main__ import choices, parser, settings_of
+    from export.pipeline import export
 
     options = parser().parse_args([*PAIR])
-    first, second = (export(choice, options) for choice in choices(options))
+    first, second = (export(choice, settings_of(options)) for choice in choices(options))
     return first, second
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,31 +11,21 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
-from export.folding.consumers import Consumers, consumers_of
-from export.folding.nodes import Affine, FoldError, Vector, affine_of, constant, name_of
+from export.artifact import Precision
+from export.folding.balance import balance
+from export.folding.candidates import Candidate, find
+from export.folding.gauge import apply, channel_classes
+from export.folding.guard import GUARDS, Guard
+from export.folding.nodes import MEAN, Affine, FoldError, Vector, affine_of, constant
 from export.folding.stream import Shifts, shifts
-from export.folding.weights import Weights, is_linear, new_initializer
+from export.folding.weights import Weights, is_linear, new_initializer, set_parameter
 
 OLDEST_OPSET = 11  # Pad, Slice and Clip took their arguments as inputs from then on
 LARGEST_SHIFT = 1e3  # of |b / a|: float32 keeps a stream shifted by this to 6e-5
 CONSTANT = 1e6  # beyond it `relu(a x + b)` is relu(b) to float32's precision, unless x is as large
-IMAGE_RANK = 4  # N, C, H, W
+PLAIN = "relu"
+MONOTONE = {"Relu", "Max", "Min"}
 NO_LIMIT = float(np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A BatchNormalization that reads a stream, the ReLU behind it, and where that one's output goes."""
-
-    node: ir.Node
-    relu: ir.Node
-    affine: Affine
-    consumers: Consumers
-
-    @property
-    def value(self) -> ir.Value:
-        assert self.node.inputs[0] is not None
-        return self.node.inputs[0]
 
 
 @dataclass
@@ -42,13 +33,17 @@ class FoldReport:
     """What became of the BatchNormalizations that no convolution's weights could take directly."""
 
     into_convolutions: int = 0
-    folded: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
+    folded: dict[str, str] = field(default_factory=dict)  # by name, into what
+    left: dict[str, str] = field(default_factory=dict)  # by name, why
+    gauge: tuple[float, float] | None = None  # the least and the largest scale that a channel of a stream was given
 
     def __str__(self) -> str:
         lines = [f"folded {len(self.folded)} of {len(self.folded) + len(self.left)}"]
         if self.into_convolutions:
             lines[0] += f", and {self.into_convolutions} into the convolution before them"
+        if self.gauge is not None:
+            lines.append(f"  channels of the streams scaled by {self.gauge[0]:.3g} to {self.gauge[1]:.3g}")
+        lines += [f"  folded {name}: {into}" for name, into in self.folded.items() if into != PLAIN]
         return "\n".join(lines + [f"  left {name}: {reason}" for name, reason in self.left.items()])
 
 
@@ -65,26 +60,88 @@ class Activation:
     def is_relu(self) -> bool:
         return not self.low.any() and bool((self.high == NO_LIMIT).all())
 
+    @property
+    def description(self) -> str:
+        """A ReLU, or how many channels need which bounds instead."""
+        if self.is_relu:
+            return PLAIN
+        fixed = self.low == self.high
+        kinds = {
+            "a constant": fixed,
+            "an upper bound": ~fixed & (self.high != NO_LIMIT),
+            "a lower bound other than 0": ~fixed & (self.low != 0) & (self.low != -NO_LIMIT),
+        }
+        found = ", ".join(f"{which.sum()} with {kind}" for kind, which in kinds.items() if which.any())
+        return f"clip, {found} of {len(self.low)} channels"
 
-def fold(model: ir.Model) -> FoldReport:
-    """Fold in place; what does not fit is left as it is, and named.
+
+def fold(model: ir.Model, precision: Precision = Precision.FP32) -> FoldReport:
+    """Fold in place; what does not fit, or costs the precision too much, is left as it is, and named.
 
     Raises:
         FoldError: the opset is too old, weights are shared, channels are dynamic, or external data is missing.
     """
     check(model)
     prepare(model)
-    graph, report = model.graph, FoldReport()
+    graph, report, guard = model.graph, FoldReport(), GUARDS[precision]
     weights = Weights(graph)
     into_convolutions(graph, weights, report)
-    candidates = find(graph, report)
+    candidates, report.left = find(graph, guard)
+    candidates = balanced(weights, candidates, guard, report)
     wanted = {candidate.value: target(candidate) for candidate in candidates}
     found = shifts(graph, {value: shift for value, shift in wanted.items() if not isinstance(shift, str)})
     found.blocked |= {value: reason for value, reason in wanted.items() if isinstance(reason, str)}
     settle(graph, weights, candidates, found, report)
     weights.write_back()
+    before_pooling(graph)
     RemoveUnusedNodesPass()(model)
     return report
+
+
+def before_pooling(graph: ir.Graph) -> None:
+    """Conv, MaxPool, activation: an activation that rises monotonically may come first, where runtimes fuse it."""
+    for pool in list(graph):
+        if pool.op_type != "MaxPool" or len(pool.outputs) > 1 or pool.outputs[0].is_graph_output():
+            continue
+        source = pool.inputs[0]
+        while source is not None and len(source.uses()) == len(pool.outputs[0].uses()) == 1:
+            producer = source.producer()
+            (activation, index), *_ = pool.outputs[0].uses()
+            if producer is None or producer.op_type not in {"Conv", *MONOTONE}:
+                break
+            if activation.op_type not in MONOTONE or index or not are_constant(activation.inputs[1:]):
+                break
+            activated = activation.outputs[0]
+            ir.convenience.replace_all_uses_with(activated, pool.outputs[0])
+            activation.replace_input_with(0, source)
+            pool.replace_input_with(0, activated)
+            activated.shape, activated.type = source.shape, source.type
+            graph.remove(activation)
+            graph.insert_before(pool, activation)
+            source = activated
+
+
+def are_constant(values: Sequence[ir.Value | None]) -> bool:
+    return all(constant(value) is not None for value in values)
+
+
+def balanced(
+    weights: Weights, candidates: Sequence[Candidate], guard: Guard | None, report: FoldReport
+) -> list[Candidate]:
+    """Gauge the streams; returns the candidates as they are then, without those to be left for the precision's sake."""
+    channels = channel_classes(weights.graph)
+    found = balance(candidates, channels, guard)
+    report.left |= found.left
+    gauges = {value: found.gauge[classes] for value, classes in channels.of.items()}
+    apply(weights, channels, found.gauge)
+    if guard is not None and guard.uniform and gauges.keys() & {each.value for each in candidates}:
+        used = np.concatenate([np.abs(gauges[each.value]) for each in candidates if each.value in gauges])
+        report.gauge = float(used.min()), float(used.max())
+    return [
+        each.gauged(gauges[each.value]) if each.value in gauges else each
+        for each in candidates
+        if each.name not in found.left
+    ]
 
 
 def check(model: ir.Model) -> None:
@@ -129,40 +186,6 @@ def into_convolutions(graph: ir.Graph, weights: Weights, report: FoldReport) -> 
         report.into_convolutions += 1
 
 
-def find(graph: ir.Graph, report: FoldReport) -> list[Candidate]:
-    candidates = []
-    for node in graph:
-        if node.op_type == "BatchNormalization":
-            found = candidate_of(node)
-            if isinstance(found, Candidate):
-                candidates.append(found)
-            else:
-                report.left[name_of(node)] = found
-    return candidates
-
-
-def candidate_of(node: ir.Node) -> Candidate | str:
-    """A candidate, or the reason why it is none."""
-    affine = affine_of(node)
-    if affine is None:
-        return "its parameters are not constant, or it is in training mode"
-    value = node.inputs[0]
-    rank = len(value.shape) if value is not None and value.shape is not None else None
-    if rank != IMAGE_RANK:
-        return f"its input has {'an unknown number of' if rank is None else rank} axes; images have {IMAGE_RANK}"
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Relu" or node.outputs[0].is_graph_output():
-        readers = ", ".join(f"{name_of(user)} ({user.op_type})" for user, _ in uses) or "the graph's output"
-        return f"it is read by {readers}, and not by one Relu alone"
-    relu = uses[0].node
-    consumers = consumers_of(relu.outputs[0])
-    if consumers.obstacle is not None:
-        return f"its scale has nowhere to go: {consumers.obstacle}"
-    if consumers.signed and (affine.scale < 0).any():
-        return f"{(affine.scale < 0).sum()} of its gammas are negative, and a MaxPool follows"
-    return Candidate(node, relu, affine, consumers)
-
-
 def is_constant(affine: Affine) -> NDArray[np.bool_]:
     """Channels that do not depend on x, as far as float32 can tell."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -170,20 +193,21 @@ def is_constant(affine: Affine) -> NDArray[np.bool_]:
 
 
 def target(candidate: Candidate) -> Vector | str:
-    """The shift `b / a`; 0 for channels that are constant, and for those too large if a clip does as well.
+    """The shift `b / a`; what centres channels that are constant, and those too large if a clip does as well.
 
     Else the reason why there is none: with a channel that has to stay, the whole BatchNormalization stays.
     """
     affine = candidate.affine
     constant_channels = is_constant(affine)
     ratio = np.where(constant_channels, 0, affine.offset / np.where(constant_channels, 1, affine.scale))
+    centred = -candidate.expected.mean
     too_large = np.abs(ratio) > LARGEST_SHIFT
     if too_large.any() and candidate.consumers.padded:
         return (
             f"{too_large.sum()} of its {len(ratio)} channels have |b / a| beyond {LARGEST_SHIFT:g}, up to "
             f"{np.abs(ratio).max():.3g}: shifted by that, float32 would lose digits"
         )
-    return np.where(too_large, 0, ratio)
+    return np.where(too_large | constant_channels, centred, ratio)
 
 
 def settle(graph: ir.Graph, weights: Weights, candidates: list[Candidate], found: Shifts, report: FoldReport) -> None:
@@ -197,9 +221,9 @@ def settle(graph: ir.Graph, weights: Weights, candidates: list[Candidate], found
         activation = activation_of(candidate, shift)
         if isinstance(activation, Activation):
             activate(graph, weights, candidate, activation)
-            report.folded.append(name_of(candidate.node))
+            report.folded[candidate.name] = activation.description
         else:
-            report.left[name_of(candidate.node)] = found.blocked.get(candidate.value, activation)
+            report.left[candidate.name] = found.blocked.get(candidate.value, activation)
     for value, shift in found.of.items():
         for node, index in list(value.uses()):
             if node.op_type == "BatchNormalization":
@@ -271,10 +295,9 @@ def activate(graph: ir.Graph, weights: Weights, candidate: Candidate, activation
 
 def unshift(graph: ir.Graph, node: ir.Node, shift: Vector) -> None:
     """A BatchNormalization that stays reads the shifted value: so is its mean."""
-    mean = constant(node.inputs[3])
+    mean = constant(node.inputs[MEAN])
     assert mean is not None
-    moved = (np.asarray(mean, np.float64) + shift).astype(mean.dtype)
-    node.replace_input_with(3, new_initializer(graph, f"{node.outputs[0].name}_mean", moved))
+    set_parameter(graph, node, MEAN, np.asarray(mean, np.float64) + shift)
 
 
 def replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]  # one entry a channel
 CHANNEL = 1  # axis, in NCHW
+GAMMA, BETA, MEAN, VARIANCE = 1, 2, 3, 4  # inputs of BatchNormalization
 MORE_CHANNELS = 1 << 20  # than any tensor has
 DEFAULT_EPSILON = 1e-5  # of BatchNormalization, ONNX specification
 

@@ -147,7 +147,7 @@ def add_after(graph: ir.Graph, node: ir.Node, bias: NDArray[np.generic]) -> None
 
 
 def new_initializer(graph: ir.Graph, name: str, content: NDArray[np.generic]) -> ir.Value:
-    taken = {value.name for value in graph.initializers.values()}
+    taken = set(graph.initializers) | {value.name for node in graph for value in node.outputs}
     unique, number = name, 1
     while unique in taken:
         unique, number = f"{name}_{number}", number + 1
@@ -155,3 +155,14 @@ def new_initializer(graph: ir.Graph, name: str, content: NDArray[np.generic]) ->
     value = ir.Value(name=unique, shape=ir.Shape(content.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def set_parameter(graph: ir.Graph, node: ir.Node, index: int, content: Vector) -> None:
+    """Give a BatchNormalization a parameter of its own; others may share the one that it had."""
+    value, before = node.inputs[index], constant(node.inputs[index])
+    assert value is not None
+    assert before is not None
+    node.replace_input_with(
+        index,
+        new_initializer(graph, f"{value.name}_of_{node.outputs[0].name}", content.astype(before.dtype)),
+    )

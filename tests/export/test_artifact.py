@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from export import verify
 from export.__main__ import main
-from export.artifact import ArtifactError, Manifest, manifest_bytes, read_manifest
+from export.artifact import ArtifactError, Manifest, Precision, manifest_bytes, read_manifest
 from models.resnet import build
 from models.spec import spec_for
 from models.weights import Description, write_checkpoint
@@ -107,7 +107,7 @@ def test_above_the_tolerance_nothing_reaches_the_store(
 ) -> None:
     import bentoml
 
-    monkeypatch.setattr(verify, "TOLERANCE", 0.0)
+    monkeypatch.setitem(verify.TOLERANCE, Precision.FP32, 0.0)
     assert main(["resnet14-preact", "--untrained"]) == 2
     assert "accepted is 0" in capsys.readouterr().err
     assert "resnet14-preact" not in {model.tag.name for model in bentoml.models.list()}

@@ -9,8 +9,9 @@ import onnx
 import pytest
 import torch
 
+from export.artifact import Precision
 from export.to_onnx import INPUT, OUTPUT, ServedGraph, to_onnx
-from export.verify import ParityError, compare, from_photographs, open_graph, random_pixels
+from export.verify import TOLERANCE, ParityError, compare, from_photographs, open_graph, random_pixels
 from models.resnet import build
 from models.spec import Shortcut, spec_for
 from tests.models.test_resnet import randomise_batch_norms
@@ -73,7 +74,7 @@ def test_a_graph_of_other_weights_is_refused(tmp_path: Path, photographs: Path) 
     assert "photographs and tiles" in description
     assert len(images) > 500
     with pytest.raises(ParityError, match="Nothing was written"):
-        compare(other, open_graph(tmp_path / "model.onnx"), images, "photographs")
+        compare(other, open_graph(tmp_path / "model.onnx"), images, "photographs", TOLERANCE[Precision.FP32])
 
 
 def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -81,4 +82,10 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     graph.network.fc.bias.data.fill_(float("nan"))
     onnx.save(to_onnx(graph), tmp_path / "model.onnx")
     with pytest.raises(ParityError):
-        compare(graph, open_graph(tmp_path / "model.onnx"), random_pixels(graph.preprocessing), "random")
+        compare(
+            graph,
+            open_graph(tmp_path / "model.onnx"),
+            random_pixels(graph.preprocessing),
+            "random",
+            TOLERANCE[Precision.FP32],
+        )

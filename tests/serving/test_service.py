@@ -19,7 +19,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from export.__main__ import choices, export, main, parser
+from export.__main__ import choices, main, parser, settings_of
+from export.pipeline import export
 from loadtests.local_service import LocalService, ServiceError, local_service
 from models.weights import read_checkpoint, zoo_path
 from tests.conftest import PAIR, ROOT, SHARED_DATA
@@ -193,7 +194,7 @@ def test_a_restarted_worker_serves_the_versions_of_the_start(exported_pair: tupl
     with local_service(folder=ROOT) as running:
         before = httpx.get(f"{running.url}/variants").json()
         options = parser().parse_args([PAIR[0], "--untrained", "--max-batch-size", "7"])
-        (newer,) = (export(choice, options) for choice in choices(options))
+        (newer,) = (export(choice, settings_of(options)) for choice in choices(options))
         killed = worker(running)
         killed.kill()
         psutil.wait_procs([killed], timeout=10)

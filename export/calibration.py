@@ -1,0 +1,95 @@
+"""The ranges of a graph's tensors, from images or from the file beside a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from export.artifact import Strict
+from export.quantize import QuantizationError, Ranges, calibrate
+from export.source import Source
+from export.verify import Pixels, bundled_photographs, from_folder, from_photographs, random_pixels
+from models.atomic_file import write_atomically
+from models.data import Part, load_split
+
+IMAGES = 1024  # at most
+BATCH_SIZE = 64
+
+
+class Calibration(Strict):
+    """What int8 needs to know of a network's values, and where it is from."""
+
+    checkpoint_sha256: str | None
+    images: str
+    n: int
+    ranges: Ranges
+
+
+def calibration_of(model: onnx.ModelProto, source: Source, images: Path | None, data: Path | None) -> Calibration:
+    """From images where any are given, training's part of labelled data alone; else what lies beside the checkpoint.
+
+    Raises:
+        QuantizationError: there is neither, or the file is of another checkpoint.
+        DataError: the images cannot be read.
+    """
+    found = calibration_images(source, images, data)
+    if found is None:
+        assert source.checkpoint is not None
+        return read_calibration(file_beside(source.checkpoint), source.checkpoint_sha256)
+    pixels, description = found
+    batches = tqdm(split_up(pixels), total=-(-len(pixels) // BATCH_SIZE), desc="calibration", unit="batch", leave=False)
+    ranges = dict(sorted(calibrate(model, batches).items()))
+    return Calibration(checkpoint_sha256=source.checkpoint_sha256, images=description, n=len(pixels), ranges=ranges)
+
+
+def calibration_images(source: Source, images: Path | None, data: Path | None) -> tuple[Pixels, str] | None:
+    preprocessing = source.spec.preprocessing
+    if images is not None:
+        return from_folder(images, preprocessing, IMAGES), images.name
+    if data is not None:
+        split = load_split(data, Part.TRAIN, preprocessing)
+        chosen = np.random.default_rng(0).permutation(len(split.images))[:IMAGES]
+        images_of_split, _ = split.images.__getitems__(sorted(chosen.tolist()))
+        return images_of_split.permute(0, 2, 3, 1).numpy(), f"{split.name} train"
+    if source.checkpoint is not None:
+        return None
+    bundled = bundled_photographs()
+    if bundled is None:
+        return random_pixels(preprocessing), "random pixels"
+    pixels, description = from_photographs(bundled, preprocessing)
+    return pixels[:IMAGES], description
+
+
+def split_up(pixels: Pixels) -> Iterator[NDArray[np.uint8]]:
+    return (np.ascontiguousarray(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE))
+
+
+def file_beside(checkpoint: Path) -> Path:
+    return checkpoint.with_suffix(".calibration.json")
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    write_atomically(path, calibration.model_dump_json(indent=1).encode() + b"\n")
+
+
+def read_calibration(path: Path, checkpoint_sha256: str | None) -> Calibration:
+    try:
+        found = Calibration.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise QuantizationError(
+            f"int8 needs images like those to be served: give --calibration FOLDER or --data; there is no {path} either"
+        ) from None
+    except (OSError, ValidationError) as error:
+        raise QuantizationError(f"{path}: no calibration ({error}); give --calibration FOLDER to renew it") from error
+    if found.checkpoint_sha256 != checkpoint_sha256:
+        raise QuantizationError(
+            f"{path}: is of the checkpoint with sha256 {found.checkpoint_sha256}, this one has {checkpoint_sha256}; "
+            "give --calibration FOLDER to calibrate anew"
+        )
+    return found
