@@ -55,6 +55,7 @@ build: export ## pack the service and the models that bentofile.yaml names into 
 	$(BIN)/bentoml build
 bench: export ## measure this machine; figures go to build/bench
 	$(BIN)/python -m loadtests startup
+	$(BIN)/python -m export bench
 lock: $(VENV)/dev ## renew the pinned versions
 	$(BIN)/uv pip compile $(LOCK) --upgrade --group dev -o requirements/lock.txt
 	$(BIN)/uv pip compile $(LOCK) --group serve -c requirements/lock.txt -o requirements/serve.txt

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.artifact import Precision
-from export.bench_lanes import Lane, Run, Runtime, graphs_of, open_lane, runtimes
+from export.bench_lanes import Lane, LaneError, Run, Runtime, graphs_of, open_lane, runtimes
 from export.quantize import MadeFor
 from models.atomic_file import write_atomically
 from models.paired import Interval, median_interval
@@ -73,6 +73,7 @@ class Row:
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     rows: list[Row] = []
+    failures: dict[str, str] = {}
     for depth, large in ((50, 8), (110, 32), (20, 32)):
         if depth not in options.depths:
             continue
@@ -86,10 +87,17 @@ def main(arguments: Sequence[str]) -> int:
                 for lane, model in graphs[precision, form].items()
             }
             for batch, threads in ((1, 1), (large, 2)):
-                row = measure(Cell(depth, batch, threads, runtime), models, options.rounds)
-                print(as_text(row, head=not rows), flush=True)
-                rows.append(row)
-    write_atomically(options.out, (json.dumps(summary(rows, options.rounds), indent=2) + "\n").encode())
+                cell = Cell(depth, batch, threads, runtime)
+                try:
+                    row = measure(cell, models, options.rounds)
+                except LaneError as error:
+                    print(f"{cell}\n  not measured: {error}", flush=True)
+                    failures[str(cell)] = str(error)
+                else:
+                    print(as_text(row, head=not rows), flush=True)
+                    rows.append(row)
+                content = json.dumps(summary(rows, failures, options.rounds), indent=2)
+                write_atomically(options.out, f"{content}\n".encode())
     print(f"{options.rounds} rounds; medians over rounds with 95 % intervals; {machine()}\n{options.out}")
     return 0
 
@@ -121,7 +129,7 @@ def measure(cell: Cell, models: Mapping[Key, bytes], rounds: int) -> Row:
 def turn(run: Run, pixels: NDArray[np.uint8]) -> float:
     """Median seconds of a run."""
     found: list[float] = []
-    while sum(found) < TURN_S:
+    while not found or sum(found) < TURN_S:
         begun = time.perf_counter()
         run(pixels)
         found.append(time.perf_counter() - begun)
@@ -166,7 +174,7 @@ def as_interval(ratio: Interval) -> str:
     return f"{ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
-def summary(rows: Sequence[Row], rounds: int) -> dict[str, Any]:
+def summary(rows: Sequence[Row], failures: Mapping[str, str], rounds: int) -> dict[str, Any]:
     return {
         "conditions": {
             "rounds": rounds,
@@ -178,6 +186,7 @@ def summary(rows: Sequence[Row], rounds: int) -> dict[str, Any]:
             "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         },
         "rows": [entry for row in rows for entry in entries(row)],
+        "not_measured": failures,
     }
 
 

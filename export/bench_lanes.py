@@ -41,6 +41,10 @@ class Lane(StrEnum):
     POST_AGAIN = "post again"
 
 
+class LaneError(RuntimeError):
+    """A runtime cannot open a graph."""
+
+
 def runtimes() -> list[Runtime]:
     installed = importlib.util.find_spec("openvino") is not None
     return [Runtime.ONNXRUNTIME, *([Runtime.OPENVINO] if installed else [])]
@@ -111,5 +115,9 @@ def openvino_lane(model: bytes, threads: int) -> Run:
 
     core = openvino.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
+    try:
+        request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
+    except RuntimeError as error:
+        reason = [line for line in str(error).splitlines() if line.strip()]
+        raise LaneError(f"OpenVINO {openvino.__version__} cannot open a graph: {reason[-1]}") from error
     return lambda pixels: request.infer({INPUT: pixels})

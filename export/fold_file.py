@@ -13,12 +13,17 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from export.artifact import Precision
 from export.folding.fold import fold
 from export.folding.nodes import FoldError
 from models.atomic_file import write_atomically
 
 Inputs = dict[str, NDArray[np.generic]]
-TOLERANCE = 1e-4  # of an output's largest value
+TOLERANCE = {  # of an output's largest value; a low precision lets channels be constant that vary by less than its step
+    Precision.FP32: 1e-4,
+    Precision.FP16: 1e-2,
+    Precision.INT8: 0.1,
+}
 RANDOM_INPUTS = 3
 BATCH = 2  # for a first axis without a number
 
@@ -26,11 +31,12 @@ BATCH = 2  # for a first axis without a number
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     try:
+        tolerance = TOLERANCE[options.precision] if options.tolerance is None else options.tolerance
         model = read(options.model)
-        report = fold(model)
+        report = fold(model, options.precision)
         print(report)
         content = ir.to_proto(model).SerializeToString()
-        print(check(options.model, content, options.inputs, options.tolerance))
+        print(check(options.model, content, options.inputs, tolerance))
         write_atomically(options.folded, content)
         print(f"wrote {options.folded}, {len(content) / 1e6:.1f} MB")
     except (FoldError, OSError) as error:
@@ -43,9 +49,17 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m export fold", description=__doc__)
     top.add_argument("model", type=Path, metavar="IN", help="an ONNX file, of any maker")
     top.add_argument("folded", type=Path, metavar="OUT", help="where to write the folded one")
+    top.add_argument(
+        "--precision", type=Precision, choices=list(Precision), default=Precision.FP32,
+        help="what the folded graph is meant for; the file itself stays float (default: fp32)",
+    )  # fmt: skip
     top.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, to check on besides random")
     top.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help=f"of the largest output value (default: {TOLERANCE:g})"
+        "--tolerance",
+        type=float,
+        help="of an output's largest value (default: "
+        + ", ".join(f"{tolerance:g} for {precision}" for precision, tolerance in TOLERANCE.items())
+        + ")",
     )
     return top
 

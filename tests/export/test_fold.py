@@ -204,6 +204,11 @@ def test_a_file_is_folded_and_checked_by_one_command(
     assert "folded 0 of 0" in capsys.readouterr().out
 
 
+def test_a_file_can_be_folded_for_int8(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fold", str(plain), str(tmp_path / "out.onnx"), "--precision", "int8"]) == 0
+    assert "channels of the streams scaled by" in capsys.readouterr().out
+
+
 def garbage(model: onnx.ModelProto, folder: Path) -> None:
     (folder / "in.onnx").write_bytes(b"\x00 no model \xff" * 99)
 
