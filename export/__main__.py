@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             if not folder.is_dir():
                 raise DataError(f"{folder}: no such folder")
         settings = settings_of(options)
+        if settings.save_calibration is not None and len(options.variants) > 1:
+            raise SpecError("--save-calibration is of one variant; export them one at a time")
         for choice in choices(options):
             print(export(choice, settings), flush=True)
     except ERRORS as error:

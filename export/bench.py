@@ -30,6 +30,7 @@ PRECISIONS = (Precision.FP32, Precision.INT8)
 BOUNDS = {Precision.FP32: 1.03, Precision.INT8: 1.06}  # that pre-activation, folded, may cost over post-activation
 INT8_BOUND = 1 / 3  # of fp32's time, for ResNet-50 at batch 1
 INT8_BOUND_FOR = (50, 1)
+LARGE_BATCH = {50: 8, 110: 32, 20: 32, 1001: 8}  # by depth, on 2 threads
 TURN_S = 0.05  # a lane runs at least this long in each round, and at least once
 WARM_UP = 3  # runs of each lane that are not timed
 Key = tuple[Precision, Lane]
@@ -74,19 +75,22 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     rows: list[Row] = []
     failures: dict[str, str] = {}
-    for depth, large in ((50, 8), (110, 32), (20, 32)):
-        if depth not in options.depths:
-            continue
+    folds: dict[str, dict[str, Any]] = {}
+    for depth in options.depths:
         print(f"exporting ResNet-{depth}", file=sys.stderr, flush=True)
         graphs = graphs_of(depth)
+        counts = {precision: f"{len(report.folded)} of {report.total}" for precision, report in graphs.folded.items()}
+        folds[f"ResNet-{depth}"] = counts | {"difference": graphs.difference}
+        counted = ", ".join(f"{count} in {precision}" for precision, count in counts.items())
+        print(f"ResNet-{depth}: folded {counted}; logits differ by {graphs.difference:.1g} of the largest in fp32")
         for runtime in runtimes():
             made_for = MadeFor.ONNXRUNTIME if runtime is Runtime.ONNXRUNTIME else MadeFor.PORTABLE
             models = {
                 (precision, lane): model
                 for precision, form in ((Precision.FP32, MadeFor.PORTABLE), (Precision.INT8, made_for))
-                for lane, model in graphs[precision, form].items()
+                for lane, model in graphs.models[precision, form].items()
             }
-            for batch, threads in ((1, 1), (large, 2)):
+            for batch, threads in ((1, 1), (LARGE_BATCH[depth], 2)):
                 cell = Cell(depth, batch, threads, runtime)
                 try:
                     row = measure(cell, models, options.rounds)
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
                 else:
                     print(as_text(row, head=not rows), flush=True)
                     rows.append(row)
-                content = json.dumps(summary(rows, failures, options.rounds), indent=2)
+                content = json.dumps(summary(rows, folds, failures, options.rounds), indent=2)
                 write_atomically(options.out, f"{content}\n".encode())
     print(f"{options.rounds} rounds; medians over rounds with 95 % intervals; {machine()}\n{options.out}")
     return 0
@@ -105,7 +109,10 @@ def main(arguments: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m export bench", description=__doc__)
     top.add_argument("--rounds", type=int, default=40, help="default: 40")
-    top.add_argument("--depths", type=int, nargs="+", default=[50, 110, 20], metavar="DEPTH", help="default: 50 110 20")
+    top.add_argument(
+        "--depths", type=int, nargs="+", choices=LARGE_BATCH, default=[50, 110, 20], metavar="DEPTH",
+        help=f"of {', '.join(map(str, LARGE_BATCH))} (default: 50 110 20)",
+    )  # fmt: skip
     top.add_argument("--out", type=Path, default=Path("build/bench/folding.json"))
     return top
 
@@ -174,7 +181,9 @@ def as_interval(ratio: Interval) -> str:
     return f"{ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
-def summary(rows: Sequence[Row], failures: Mapping[str, str], rounds: int) -> dict[str, Any]:
+def summary(
+    rows: Sequence[Row], folds: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str], rounds: int
+) -> dict[str, Any]:
     return {
         "conditions": {
             "rounds": rounds,
@@ -186,6 +195,7 @@ def summary(rows: Sequence[Row], failures: Mapping[str, str], rounds: int) -> di
             "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         },
         "rows": [entry for row in rows for entry in entries(row)],
+        "folded": folds,
         "not_measured": failures,
     }
 

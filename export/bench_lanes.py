@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.artifact import Precision
-from export.folding.fold import fold
+from export.folding.fold import FoldReport, fold
 from export.quantize import MadeFor, calibrate, quantize
 from export.to_onnx import INPUT, ServedGraph, to_onnx
 from export.verify import bundled_photographs, from_photographs, random_pixels
@@ -50,7 +51,22 @@ def runtimes() -> list[Runtime]:
     return [Runtime.ONNXRUNTIME, *([Runtime.OPENVINO] if installed else [])]
 
 
-def graphs_of(depth: int) -> dict[tuple[Precision, MadeFor], dict[Lane, bytes]]:
+@dataclass(frozen=True)
+class Graphs:
+    """All graphs of one depth, and what the folds for either precision reported."""
+
+    models: dict[tuple[Precision, MadeFor], dict[Lane, bytes]]
+    folded: dict[Precision, FoldReport]
+
+    @property
+    def difference(self) -> float:
+        """The largest that folding makes to a logit in float32, as a share of the largest logit."""
+        lanes = self.models[Precision.FP32, MadeFor.PORTABLE]
+        before, after = (logits(lanes[lane]) for lane in (Lane.PRE, Lane.PRE_FOLDED))
+        return float(np.abs(after - before).max() / np.abs(before).max())
+
+
+def graphs_of(depth: int) -> Graphs:
     """Random weights: dense arithmetic takes the same time on any ordinary numbers. Statistics are of real images."""
     exported, images = {}, np.empty(0, np.uint8)
     for ordering in BlockOrdering:
@@ -60,13 +76,14 @@ def graphs_of(depth: int) -> dict[tuple[Precision, MadeFor], dict[Lane, bytes]]:
         give_statistics(network, images, spec.preprocessing)
         exported[ordering] = to_onnx(ServedGraph(network.eval(), spec.preprocessing))
     post, pre = (exported[ordering] for ordering in BlockOrdering)
-    found = {(Precision.FP32, MadeFor.PORTABLE): lanes(post, pre, folded(pre, Precision.FP32))}
-    floats = post, pre, folded(pre, Precision.INT8)
+    for_fp32, for_int8 = (folded(pre, precision) for precision in (Precision.FP32, Precision.INT8))
+    found = {(Precision.FP32, MadeFor.PORTABLE): lanes(post, pre, for_fp32[0])}
+    floats = post, pre, for_int8[0]
     ranges = [calibrate(model, [images]) for model in floats]
     for made_for in (MadeFor.ONNXRUNTIME, MadeFor.PORTABLE):
         quantized = (quantize(model, each, made_for) for model, each in zip(floats, ranges, strict=True))
         found[Precision.INT8, made_for] = lanes(*quantized)
-    return found
+    return Graphs(found, {Precision.FP32: for_fp32[1], Precision.INT8: for_int8[1]})
 
 
 def lanes(post: onnx.ModelProto, pre: onnx.ModelProto, pre_folded: onnx.ModelProto) -> dict[Lane, bytes]:
@@ -74,11 +91,17 @@ def lanes(post: onnx.ModelProto, pre: onnx.ModelProto, pre_folded: onnx.ModelPro
     return {Lane.POST: first, Lane.PRE: second, Lane.PRE_FOLDED: third, Lane.POST_AGAIN: first}
 
 
-def folded(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+def folded(model: onnx.ModelProto, precision: Precision) -> tuple[onnx.ModelProto, FoldReport]:
     graph = ir.from_proto(model)
     report = fold(graph, precision)
-    assert not report.left, report
-    return ir.to_proto(graph)
+    return ir.to_proto(graph), report
+
+
+def logits(model: bytes) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    shape = [STATISTICS_IMAGES, *session.get_inputs()[0].shape[1:]]
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return np.asarray(session.run(None, {INPUT: pixels})[0])
 
 
 def images_for(preprocessing: Preprocessing) -> NDArray[np.uint8]:

@@ -20,12 +20,18 @@ from models.data import Part, load_split
 
 IMAGES = 1024  # at most
 BATCH_SIZE = 64
+SAME = 1e-4  # relative: as far as machines may differ in rounding
 
 
 class Calibration(Strict):
-    """What int8 needs to know of a network's values, and where it is from."""
+    """What int8 needs to know of a network's values, and where it is from.
+
+    `largest`, the largest absolute value of each constant, tells the float graph that was calibrated from others. A
+    digest would differ by the last bit from one machine to another.
+    """
 
     checkpoint_sha256: str | None
+    largest: dict[str, float]
     images: str
     n: int
     ranges: Ranges
@@ -41,11 +47,22 @@ def calibration_of(model: onnx.ModelProto, source: Source, images: Path | None, 
     found = calibration_images(source, images, data)
     if found is None:
         assert source.checkpoint is not None
-        return read_calibration(file_beside(source.checkpoint), source.checkpoint_sha256)
+        return read_calibration(file_beside(source.checkpoint), source.checkpoint_sha256, model)
     pixels, description = found
     batches = tqdm(split_up(pixels), total=-(-len(pixels) // BATCH_SIZE), desc="calibration", unit="batch", leave=False)
     ranges = dict(sorted(calibrate(model, batches).items()))
-    return Calibration(checkpoint_sha256=source.checkpoint_sha256, images=description, n=len(pixels), ranges=ranges)
+    return Calibration(
+        checkpoint_sha256=source.checkpoint_sha256,
+        largest=largest_of(model),
+        images=description,
+        n=len(pixels),
+        ranges=ranges,
+    )
+
+
+def largest_of(model: onnx.ModelProto) -> dict[str, float]:
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {name: float(np.abs(array).max()) for name, array in sorted(arrays.items()) if array.dtype == np.float32}
 
 
 def calibration_images(source: Source, images: Path | None, data: Path | None) -> tuple[Pixels, str] | None:
@@ -63,7 +80,7 @@ def calibration_images(source: Source, images: Path | None, data: Path | None) -
     if bundled is None:
         return random_pixels(preprocessing), "random pixels"
     pixels, description = from_photographs(bundled, preprocessing)
-    return pixels[:IMAGES], description
+    return pixels[:: -(-len(pixels) // IMAGES)], description
 
 
 def split_up(pixels: Pixels) -> Iterator[NDArray[np.uint8]]:
@@ -78,7 +95,8 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     write_atomically(path, calibration.model_dump_json(indent=1).encode() + b"\n")
 
 
-def read_calibration(path: Path, checkpoint_sha256: str | None) -> Calibration:
+def read_calibration(path: Path, checkpoint_sha256: str | None, model: onnx.ModelProto) -> Calibration:
+    """Raises QuantizationError where the file is absent, unreadable, or of another checkpoint or graph."""
     try:
         found = Calibration.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -90,6 +108,14 @@ def read_calibration(path: Path, checkpoint_sha256: str | None) -> Calibration:
     if found.checkpoint_sha256 != checkpoint_sha256:
         raise QuantizationError(
             f"{path}: is of the checkpoint with sha256 {found.checkpoint_sha256}, this one has {checkpoint_sha256}; "
+            "give --calibration FOLDER to calibrate anew"
+        )
+    largest = largest_of(model)
+    if largest.keys() != found.largest.keys() or not np.allclose(
+        list(largest.values()), [found.largest[name] for name in largest], rtol=SAME, atol=0
+    ):
+        raise QuantizationError(
+            f"{path}: is of another graph of this checkpoint, folded or normalised otherwise; "
             "give --calibration FOLDER to calibrate anew"
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.artifact import Precision
-from export.folding.fold import fold
+from export.folding.fold import FoldReport, fold
 from export.folding.nodes import FoldError
 from models.atomic_file import write_atomically
 
@@ -33,16 +33,29 @@ def main(arguments: list[str]) -> int:
     try:
         tolerance = TOLERANCE[options.precision] if options.tolerance is None else options.tolerance
         model = read(options.model)
-        report = fold(model, options.precision)
+        report, content = folded(model, options.precision)
         print(report)
-        content = ir.to_proto(model).SerializeToString()
         print(check(options.model, content, options.inputs, tolerance))
-        write_atomically(options.folded, content)
-        print(f"wrote {options.folded}, {len(content) / 1e6:.1f} MB")
-    except (FoldError, OSError) as error:
+    except FoldError as error:
         print(f"error: {options.model}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    try:
+        write_atomically(options.folded, content)
+    except OSError as error:
+        print(f"error: {options.folded}: cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
+    print(f"wrote {options.folded}, {len(content) / 1e6:.1f} MB")
     return 0
+
+
+def folded(model: ir.Model, precision: Precision) -> tuple[FoldReport, bytes]:
+    """Raises FoldError for whatever is wrong with the model."""
+    try:
+        return fold(model, precision), ir.to_proto(model).SerializeToString()
+    except FoldError:
+        raise
+    except Exception as error:  # ONNX's checker lets through shapes that no runtime would take, and files of 2 GB
+        raise FoldError(f"cannot be folded ({type(error).__name__}: {error})") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,14 +104,24 @@ def check(original: Path, folded: bytes, inputs: Path | None, tolerance: float) 
     worst, n = 0.0, 0
     for feed in feeds(before, inputs):
         for name, expected, found in zip(names, run(before, feed), run(after, feed), strict=True):
-            difference = np.abs(found.astype(np.float64) - expected).max() / max(float(np.abs(expected).max()), 1e-30)
+            difference = difference_of(name, expected, found)
             if not difference <= tolerance:  # refuses NaN as well
                 raise FoldError(
                     f"output {name} differs by {difference:.2g} of its largest value, accepted is {tolerance:g}; "
                     "nothing was written"
                 )
-            worst, n = max(worst, float(difference)), n + 1
+            worst, n = max(worst, difference), n + 1
     return f"checked on {n} outputs: the largest difference is {worst:.1g} of the largest value"
+
+
+def difference_of(name: str, expected: object, found: object) -> float:
+    """The largest, as a share of the largest value; NaN where there is one, infinity where the shapes differ."""
+    if not isinstance(expected, np.ndarray) or not isinstance(found, np.ndarray) or expected.dtype.kind not in "fiub":
+        raise FoldError(f"output {name} is no tensor of numbers; the check compares nothing else")
+    if expected.shape != found.shape:
+        return np.inf
+    difference = np.abs(found.astype(np.float64) - expected).max(initial=0)
+    return float(difference / max(np.abs(expected.astype(np.float64)).max(initial=0), 1e-30))
 
 
 def session(model: str | bytes) -> onnxruntime.InferenceSession:
@@ -120,19 +143,30 @@ def run(model: onnxruntime.InferenceSession, feed: Inputs) -> list[NDArray[np.fl
 def feeds(model: onnxruntime.InferenceSession, given: Path | None) -> Iterator[Inputs]:
     for seed in range(RANDOM_INPUTS):
         generator = np.random.default_rng(seed)
-        yield {value.name: random_input(value, generator) for value in model.get_inputs()}
+        if given is None or not any(unknown_axes(value) for value in model.get_inputs()):
+            yield {value.name: random_input(value, generator) for value in model.get_inputs()}
     if given is not None:
-        try:
-            with np.load(given) as arrays:  # allow_pickle is off
-                yield {value.name: arrays[value.name] for value in model.get_inputs()}
-        except (ValueError, KeyError) as error:
-            raise FoldError(f"{given}: expected an array for each input, by its name ({error})") from error
+        yield read_inputs(given, [value.name for value in model.get_inputs()])
+
+
+def read_inputs(path: Path, names: Sequence[str]) -> Inputs:
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:  # allow_pickle is off
+            return {name: arrays[name] for name in names}
+    except Exception as error:  # NumPy's own have no common base
+        raise FoldError(f"{path}: expected an npz file with an array for each input, by its name ({error})") from error
+
+
+def unknown_axes(value: onnxruntime.NodeArg) -> list[object]:
+    """Axes behind the first that have no number."""
+    return [axis for axis in value.shape[1:] if not isinstance(axis, int)]
 
 
 def random_input(value: onnxruntime.NodeArg, generator: np.random.Generator) -> NDArray[np.generic]:
-    unknown = [axis for axis in value.shape[1:] if not isinstance(axis, int)]
-    if unknown:
-        raise FoldError(f"input {value.name} has shape {value.shape}: the check needs numbers after the first axis")
+    if unknown_axes(value):
+        raise FoldError(
+            f"input {value.name} has shape {value.shape}: the check needs numbers after the first axis, or --inputs"
+        )
     shape = [axis if isinstance(axis, int) else BATCH for axis in value.shape]
     match value.type:
         case "tensor(uint8)":

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.folding.nodes import constant
+from export.folding.nodes import constant, operator
 from export.folding.weights import new_initializer
 
 Values = NDArray[np.float64]  # a scalar, or [C, 1, 1]
@@ -22,7 +22,7 @@ def fuse_normalisation(model: ir.Model) -> None:
     """In place, for each convolution behind divisions and subtractions of constants; other graphs stay as they are."""
     for node in list(model.graph):
         value, divisor, offset = node.inputs[0] if node.inputs else None, np.ones(()), np.zeros(())
-        if node.op_type != "Conv" or value is None:
+        if operator(node) != "Conv" or value is None:
             continue
         chain = value  # node reads (chain - offset) / divisor
         while (step := step_of(chain)) is not None:
@@ -36,12 +36,12 @@ def fuse_normalisation(model: ir.Model) -> None:
 def step_of(value: ir.Value) -> tuple[ir.Value, Values, bool] | None:
     """The input, constant and kind of a Div or Sub per channel that alone makes this value, read once."""
     node = value.producer()
-    if node is None or node.op_type not in {"Div", "Sub"} or len(value.uses()) != 1 or node.inputs[0] is None:
+    if node is None or operator(node) not in {"Div", "Sub"} or len(value.uses()) != 1 or node.inputs[0] is None:
         return None
     by = constant(node.inputs[1])
     if by is None or (by.size > 1 and by.shape[-2:] != (1, 1)):
         return None
-    return node.inputs[0], np.asarray(by, np.float64).reshape(-1, 1, 1), node.op_type == "Div"
+    return node.inputs[0], np.asarray(by, np.float64).reshape(-1, 1, 1), operator(node) == "Div"
 
 
 def has_known_size(value: ir.Value) -> bool:

@@ -24,7 +24,7 @@ from export.artifact import (
     preprocessing_sha256,
     write_manifest,
 )
-from export.calibration import calibration_of, write_calibration
+from export.calibration import Calibration, calibration_of, write_calibration
 from export.folding.fold import fold
 from export.quantize import quantize
 from export.source import Source, named_by, open_source
@@ -80,12 +80,12 @@ def export(choice: ModelChoice, settings: ExportSettings) -> str:
         folder, scratch = Path(name) / "artifact", Path(name)
         folder.mkdir()
         say(f"{variant}: converting to ONNX")
-        model, folding, quantization = to_onnx(source.graph), None, None
+        model, folding, quantization, calibration = to_onnx(source.graph), None, None, None
         if settings.fold:
             model, folding = folded(model, variant, settings.precision)
         if settings.precision is Precision.INT8:
             onnx.save(model, scratch / FLOAT_FILE)
-            model, quantization = quantized(model, source, scratch / FLOAT_FILE, split, settings)
+            model, quantization, calibration = quantized(model, source, scratch / FLOAT_FILE, split, settings)
         onnx.save(model, folder / MODEL_FILE)
         say(f"{variant}: verifying against torch")
         parity, accuracy = verify(source, folder / MODEL_FILE, split, settings)
@@ -93,6 +93,8 @@ def export(choice: ModelChoice, settings: ExportSettings) -> str:
             refuse_loss(quantization.fp32_accuracy, accuracy, settings.most_points_lost)
         manifest = describe(source, folder, folding, quantization, parity, accuracy, settings)
         write_manifest(folder, manifest)
+        if settings.save_calibration is not None and calibration is not None:
+            write_calibration(settings.save_calibration, calibration)
 
         from export.store import register  # noqa: PLC0415  BentoML takes a second to import, errors come sooner
 
@@ -108,15 +110,14 @@ def folded(model: onnx.ModelProto, variant: str, precision: Precision) -> tuple[
 
 def quantized(
     model: onnx.ModelProto, source: Source, path: Path, split: Split | None, settings: ExportSettings
-) -> tuple[onnx.ModelProto, Quantization]:
+) -> tuple[onnx.ModelProto, Quantization, Calibration]:
     say(f"{source.spec.variant}: quantizing to int8")
     found = calibration_of(model, source, settings.calibration, settings.data)
-    if settings.save_calibration is not None:
-        write_calibration(settings.save_calibration, found)
     accuracy = None
     if split is not None and source.checkpoint is not None:
         accuracy = measure_accuracy(open_graph(path), split, source.labels)
-    return quantize(model, found.ranges), Quantization(images=found.images, n=found.n, fp32_accuracy=accuracy)
+    record = Quantization(images=found.images, n=found.n, fp32_accuracy=accuracy)
+    return quantize(model, found.ranges), record, found
 
 
 def verify(

@@ -28,10 +28,11 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from export.folding.nodes import constant
+from export.folding.nodes import constant, operator
 from export.folding.weights import new_initializer
 
 Ranges = dict[str, tuple[float, float]]  # the least and the largest value, by tensor
+NO_BOUND = 1e30  # a channel without a limit has the largest float instead
 INTEGER_ALIKE = {"Relu", "Max", "Min"}  # of these, the maximum of two integers is the integer of the maximum
 
 
@@ -99,7 +100,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, made_for: MadeFor = MadeFor
         QuantizationError: `ranges` are of another graph.
     """
     form = FORMS[made_for]
-    missing = {node.output[0] for node in model.graph.node if node.op_type in {"Conv", "Add", "Gemm"}} - ranges.keys()
+    missing = {node.output[0] for node in model.graph.node if operator(node) in {"Conv", "Add", "Gemm"}} - ranges.keys()
     if missing:
         raise QuantizationError(f"the ranges do not fit the graph: {min(missing)} has none; calibrate again")
     if form.integer_activations:
@@ -134,23 +135,38 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, made_for: MadeFor = MadeFor
 def shared(graph: ir.Graph, ranges: Ranges) -> Ranges:
     """Activations that take the range of their input: others read that too, or the bounds differ by channel."""
     found: Ranges = {}
+    chains: dict[str, list[str]] = {}
     for node in graph:
-        source = node.inputs[0] if node.op_type in INTEGER_ALIKE else None
+        source = node.inputs[0] if is_integer_alike(node) else None
         if source is None or source.name is None or source.name not in ranges:
             continue
-        if node.op_type != "Relu" or len(source.uses()) > 1:
-            found[str(node.outputs[0].name)] = found.get(source.name, ranges[source.name])
+        if operator(node) != "Relu" or len(source.uses()) > 1:
+            output = str(node.outputs[0].name)
+            chains[output] = [*chains.get(source.name, [source.name]), output]
+            low, high = found.get(source.name, ranges[source.name])
+            bounds = [float(bound) for bound in bounds_of(node) if abs(bound) < NO_BOUND]
+            found |= dict.fromkeys(chains[output], (min([low, *bounds]), max([high, *bounds])))
     return found
+
+
+def is_integer_alike(node: ir.Node) -> bool:
+    bounds = [constant(value) for value in node.inputs[1:]]
+    return operator(node) in INTEGER_ALIKE and len(bounds) < 2 and all(bound is not None for bound in bounds)
+
+
+def bounds_of(node: ir.Node) -> NDArray[np.float64]:
+    """What an activation may limit its input to; 0 for a ReLU."""
+    return np.zeros(1) if operator(node) == "Relu" else np.asarray(constant(node.inputs[1]), np.float64).reshape(-1)
 
 
 def to_integers(graph: ir.Graph) -> None:
     """DequantizeLinear, maxima and minima, QuantizeLinear by the same scale: maxima and minima of integers."""
     for before in list(graph):
-        if before.op_type != "DequantizeLinear":
+        if operator(before) != "DequantizeLinear":
             continue
         for chain, after in activations_behind(before.outputs[0]):
             scale, zero_point = parameters(before)
-            if after.op_type != "QuantizeLinear" or not all(
+            if operator(after) != "QuantizeLinear" or not all(
                 map(np.array_equal, (scale, zero_point), parameters(after))
             ):
                 continue
@@ -164,7 +180,7 @@ def activations_behind(value: ir.Value) -> Iterator[tuple[list[ir.Node], ir.Node
     """Chains of activations that read a value, each with the node that alone reads its last."""
     for first, _ in value.uses():
         chain, node = [], first
-        while node.op_type in INTEGER_ALIKE and len(node.outputs[0].uses()) == 1:
+        while is_integer_alike(node) and len(node.outputs[0].uses()) == 1:
             chain.append(node)
             node = next(iter(node.outputs[0].uses())).node
         if chain:
@@ -190,7 +206,7 @@ def on_integers(
     """Put the integers' equivalent of an activation of `value` before the node `at`."""
     assert value is not None
     name = f"{node.outputs[0].name}_integer"
-    if node.op_type == "Relu":
+    if operator(node) == "Relu":
         made = ir.node("Clip", [value, new_initializer(graph, f"{name}_low", zero_point)])
     else:
         limits = np.iinfo(np.uint8)
@@ -198,7 +214,7 @@ def on_integers(
             zero_point.item()
         )
         bounds = bounds.clip(limits.min, limits.max).astype(np.uint8)
-        made = ir.node(node.op_type, [value, new_initializer(graph, f"{name}_bounds", bounds)])
+        made = ir.node(operator(node), [value, new_initializer(graph, f"{name}_bounds", bounds)])
     made.name, made.outputs[0].name = name, f"{name}_output"
     made.outputs[0].shape, made.outputs[0].type = value.shape, value.type
     graph.insert_before(at, made)

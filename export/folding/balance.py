@@ -51,12 +51,13 @@ def balance(candidates: Sequence[Candidate], channels: Channels, guard: Guard | 
             gauge = np.sign(gauge)
         if guard is None:
             return Balance(gauge, left)
-        culprit, steps = worst(readings, reaches, gauge, sensitivities, channels, guard)
+        culprit, channel, steps = worst(readings, reaches, gauge, sensitivities, channels, guard)
         if culprit is None or steps <= guard.most_steps:
             return Balance(gauge, left)
-        if culprit.candidate.name in left:  # what it has is what the stream itself needs
+        own = culprit.classes == channel
+        if culprit.candidate.name in left or (culprit.reach[own] <= culprit.spread[own]).all():
             for each, sensitivity in zip(readings, sensitivities, strict=True):
-                sensitivity[np.isin(each.classes, culprit.classes)] = 0
+                sensitivity[each.classes == channel] = 0  # the stream itself reaches as far: nothing would be gained
             continue
         left[culprit.candidate.name] = (
             f"shifted by |b / a| of up to {culprit.candidate.largest_shift:.3g}, the stream would be rounded by "
@@ -85,12 +86,14 @@ def from_here_on(readings: Sequence[Reading], classes: int) -> list[Vector]:
 
 def gauge_for(readings: Sequence[Reading], reaches: Sequence[Vector], channels: Channels) -> Vector:
     """Every channel of a stream reaches as far as any other; its sign is that of most scales that read it."""
+    positive = channels.positive.copy()
     largest, signs = np.zeros(len(channels.fixed)), np.zeros(len(channels.fixed))
     for each, reach in zip(readings, reaches, strict=True):
         np.maximum.at(largest, each.classes, reach)
         np.add.at(signs, each.classes, np.sign(each.candidate.affine.scale))
+        positive[each.classes] |= each.candidate.consumers.signed
     gauge = np.where(largest > 0, 1 / np.where(largest > 0, largest, 1), 1)
-    gauge = np.where((signs < 0) & ~channels.positive, -gauge, gauge)
+    gauge = np.where((signs < 0) & ~positive, -gauge, gauge)
     return np.where(channels.fixed, 1, gauge)
 
 
@@ -101,9 +104,9 @@ def worst(
     sensitivities: Sequence[Vector],
     channels: Channels,
     guard: Guard,
-) -> tuple[Reading | None, float]:
-    """The reading to blame for the largest rounding, and how many steps of an activation that is."""
-    culprit, most = None, 0.0
+) -> tuple[Reading | None, int, float]:
+    """The reading to blame for the largest rounding, in which class, and how many steps of an activation that is."""
+    culprit, where, most = None, 0, 0.0
     largest = np.zeros(len(gauge))
     owner = np.zeros(len(gauge), int)
     for index, (each, reach) in enumerate(zip(readings, reaches, strict=True)):
@@ -117,7 +120,7 @@ def worst(
         channel = int(steps.argmax())
         if steps[channel] > most:
             most = float(steps[channel])
-            belongs = each.classes[channel]
-            gauged = guard.uniform and not channels.fixed[belongs]
-            culprit = readings[owner[belongs]] if gauged else readings[index]
-    return culprit, most
+            where = int(each.classes[channel])
+            gauged = guard.uniform and not channels.fixed[where]
+            culprit = readings[owner[where]] if gauged else readings[index]
+    return culprit, where, most

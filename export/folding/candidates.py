@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from export.folding.consumers import Consumers, consumers_of
 from export.folding.guard import Expected, Guard, expected
-from export.folding.nodes import Affine, Vector, affine_of, name_of
+from export.folding.nodes import Affine, Vector, affine_of, leaves, name_of, operator
 
 IMAGE_RANK = 4  # N, C, H, W
 
@@ -54,7 +54,7 @@ def find(graph: ir.Graph, guard: Guard | None) -> tuple[list[Candidate], dict[st
     """The candidates, and the reasons why other BatchNormalizations are none."""
     candidates, others = [], {}
     for node in graph:
-        if node.op_type == "BatchNormalization":
+        if operator(node) == "BatchNormalization":
             found = candidate_of(node, guard)
             if isinstance(found, Candidate):
                 candidates.append(found)
@@ -67,14 +67,14 @@ def candidate_of(node: ir.Node, guard: Guard | None) -> Candidate | str:
     """A candidate, or the reason why it is none."""
     affine = affine_of(node)
     if affine is None:
-        return "its parameters are not constant, or it is in training mode"
+        return "its parameters are not constant or are inputs of the graph as well, or it is in training mode"
     value = node.inputs[0]
     rank = len(value.shape) if value is not None and value.shape is not None else None
     if rank != IMAGE_RANK:
         return f"its input has {'an unknown number of' if rank is None else rank} axes; images have {IMAGE_RANK}"
     uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Relu" or node.outputs[0].is_graph_output():
-        readers = ", ".join(f"{name_of(user)} ({user.op_type})" for user, _ in uses) or "the graph's output"
+    if len(uses) != 1 or operator(uses[0].node) != "Relu" or leaves(node.outputs[0]):
+        readers = ", ".join(f"{name_of(user)} ({operator(user)})" for user, _ in uses) or "the graph's output"
         return f"it is read by {readers}, and not by one Relu alone"
     relu = uses[0].node
     consumers = consumers_of(relu.outputs[0])

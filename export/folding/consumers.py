@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from export.folding.nodes import constant, integer, integers, is_padded, name_of, reduces_space
+from export.folding.nodes import constant, integer, integers, is_padded, leaves, name_of, operator, reduces_space
 from export.folding.weights import is_linear
 
+OF_ANY_RANK = {"Identity", "Dropout", "Flatten", "Reshape"}
 POOLS = {"AveragePool", "GlobalAveragePool", "Identity", "Dropout"}
 
 
@@ -37,29 +38,31 @@ def consumers_of(value: ir.Value) -> Consumers:
 
 def follow(value: ir.Value, found: Consumers, *, flat: bool) -> None:
     """`flat`: the channels, each with all its pixels, have become the last axis."""
-    if value.is_graph_output():
-        found.obstacle = f"{value.name} is an output of the graph"
+    if leaves(value):
+        found.obstacle = f"{value.name} is an output of the graph, or read inside a branch or loop"
     for node, index in value.uses():
-        if index == 0 and is_linear(node) and (node.op_type == "Conv") is not flat:
-            found.padded |= node.op_type == "Conv" and is_padded(node)
+        if index == 0 and is_linear(node) and (operator(node) == "Conv") is not flat:
+            found.padded |= operator(node) == "Conv" and is_padded(node)
             found.linear.append(node)
-        elif index == 0 and passes_scale(node):
-            found.padded |= node.op_type in {"AveragePool", "MaxPool"} and is_padded(node)
-            found.signed |= node.op_type == "MaxPool"
+        elif index == 0 and passes_scale(node) and (not flat or operator(node) in OF_ANY_RANK):
+            found.padded |= operator(node) in {"AveragePool", "MaxPool"} and is_padded(node)
+            found.signed |= operator(node) == "MaxPool"
+            if any(output.uses() or leaves(output) for output in node.outputs[1:]):
+                found.obstacle = f"{name_of(node)} tells where its largest values are"
             follow(node.outputs[0], found, flat=flat or flattens(node))
-        elif node.op_type != "Shape":
-            found.obstacle = f"{name_of(node)} ({node.op_type}) reads the activation"
+        elif operator(node) != "Shape":
+            found.obstacle = f"{name_of(node)} ({operator(node)}) reads the activation"
 
 
 def passes_scale(node: ir.Node) -> bool:
     """Whether a positive scale per channel can be applied after a node instead of before it."""
-    if node.op_type == "ReduceMean":
+    if operator(node) == "ReduceMean":
         return reduces_space(node)
-    return node.op_type in POOLS or node.op_type == "MaxPool" or flattens(node)
+    return operator(node) in POOLS or operator(node) == "MaxPool" or flattens(node)
 
 
 def flattens(node: ir.Node) -> bool:
-    match node.op_type:
+    match operator(node):
         case "Flatten":
             return integer(node, "axis", 1) == 1
         case "Reshape":
@@ -78,7 +81,7 @@ def reshapes_flat(node: ir.Node) -> bool:
     if shape is not None:
         return len(shape) == 2 and (shape[1] == an_image or (shape[0] == 0 and shape[1] == -1))
     parts = node.inputs[1].producer() if node.inputs[1] is not None else None
-    if parts is None or parts.op_type != "Concat" or len(parts.inputs) != 2:
+    if parts is None or operator(parts) != "Concat" or len(parts.inputs) != 2:
         return False
     rest = constant(parts.inputs[1])
     return is_batch_size(parts.inputs[0]) and rest is not None and int(rest.item()) in {-1, an_image}
@@ -95,7 +98,7 @@ def is_batch_size(value: ir.Value | None) -> bool:
     producer = value.producer() if value is not None else None
     if producer is None:
         return False
-    match producer.op_type:
+    match operator(producer):
         case "Unsqueeze" | "Reshape":
             return is_batch_size(producer.inputs[0])
         case "Gather":
@@ -108,4 +111,4 @@ def is_batch_size(value: ir.Value | None) -> bool:
 
 def is_shape(value: ir.Value | None) -> bool:
     producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type == "Shape"
+    return producer is not None and operator(producer) == "Shape"

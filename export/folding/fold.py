@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
 from export.artifact import Precision
@@ -16,13 +16,22 @@ from export.folding.balance import balance
 from export.folding.candidates import Candidate, find
 from export.folding.gauge import apply, channel_classes
 from export.folding.guard import GUARDS, Guard
-from export.folding.nodes import MEAN, Affine, FoldError, Vector, affine_of, constant
+from export.folding.nodes import (
+    MEAN,
+    STANDARD_DOMAINS,
+    FoldError,
+    Vector,
+    affine_of,
+    constant,
+    leaves,
+    operator,
+)
 from export.folding.stream import Shifts, shifts
 from export.folding.weights import Weights, is_linear, new_initializer, set_parameter
 
 OLDEST_OPSET = 11  # Pad, Slice and Clip took their arguments as inputs from then on
-LARGEST_SHIFT = 1e3  # of |b / a|: float32 keeps a stream shifted by this to 6e-5
-CONSTANT = 1e6  # beyond it `relu(a x + b)` is relu(b) to float32's precision, unless x is as large
+LARGEST_SHIFT = 1.5e3  # of |b / a|, in units of what x is expected to be: float32 keeps x to 1e-4 of that
+CONSTANT = 3e5  # beyond it `relu(a x + b)` is relu(b) to 3e-6
 PLAIN = "relu"
 MONOTONE = {"Relu", "Max", "Min"}
 NO_LIMIT = float(np.finfo(np.float32).max)
@@ -37,8 +46,12 @@ class FoldReport:
     left: dict[str, str] = field(default_factory=dict)  # by name, why
     gauge: tuple[float, float] | None = None  # the least and the largest scale that a channel of a stream was given
 
+    @property
+    def total(self) -> int:
+        return len(self.folded) + len(self.left)
+
     def __str__(self) -> str:
-        lines = [f"folded {len(self.folded)} of {len(self.folded) + len(self.left)}"]
+        lines = [f"folded {len(self.folded)} of {self.total}"]
         if self.into_convolutions:
             lines[0] += f", and {self.into_convolutions} into the convolution before them"
         if self.gauge is not None:
@@ -101,15 +114,20 @@ def fold(model: ir.Model, precision: Precision = Precision.FP32) -> FoldReport:
 def before_pooling(graph: ir.Graph) -> None:
     """Conv, MaxPool, activation: an activation that rises monotonically may come first, where runtimes fuse it."""
     for pool in list(graph):
-        if pool.op_type != "MaxPool" or len(pool.outputs) > 1 or pool.outputs[0].is_graph_output():
+        if operator(pool) != "MaxPool" or len(pool.outputs) > 1 or leaves(pool.outputs[0]):
             continue
         source = pool.inputs[0]
         while source is not None and len(source.uses()) == len(pool.outputs[0].uses()) == 1:
             producer = source.producer()
             (activation, index), *_ = pool.outputs[0].uses()
-            if producer is None or producer.op_type not in {"Conv", *MONOTONE}:
+            if producer is None or operator(producer) not in {"Conv", *MONOTONE}:
                 break
-            if activation.op_type not in MONOTONE or index or not are_constant(activation.inputs[1:]):
+            if (
+                operator(activation) not in MONOTONE
+                or index
+                or leaves(activation.outputs[0])
+                or not is_per_channel(activation)
+            ):
                 break
             activated = activation.outputs[0]
             ir.convenience.replace_all_uses_with(activated, pool.outputs[0])
@@ -121,8 +139,10 @@ def before_pooling(graph: ir.Graph) -> None:
             source = activated
 
 
-def are_constant(values: Sequence[ir.Value | None]) -> bool:
-    return all(constant(value) is not None for value in values)
+def is_per_channel(activation: ir.Node) -> bool:
+    """Whether all bounds of an activation are constants, alike for all pixels of a channel."""
+    bounds = [constant(value) for value in activation.inputs[1:]]
+    return all(bound is not None and (bound.size == 1 or bound.shape[2:] == (1, 1)) for bound in bounds)
 
 
 def balanced(
@@ -145,51 +165,52 @@ def balanced(
 
 
 def check(model: ir.Model) -> None:
-    opset = model.opset_imports.get("", 0)
+    opset = max(model.opset_imports.get(domain, 0) for domain in STANDARD_DOMAINS)
     if opset < OLDEST_OPSET:
         raise FoldError(
             f"its opset is {opset}, expected at least {OLDEST_OPSET}: onnx.version_converter.convert_version renews it"
         )
     for value in model.graph.inputs:
         images = value.shape is not None and len(value.shape) == 4
-        read = any(index == 0 and node.op_type in {"Conv", "BatchNormalization"} for node, index in value.uses())
+        read = any(index == 0 and operator(node) in {"Conv", "BatchNormalization"} for node, index in value.uses())
         if images and read and not isinstance(value.shape[1], int):  # type: ignore[index]
             raise FoldError(f"{value.name} has shape {value.shape}: its channels, the second axis, have to be a number")
 
 
 def prepare(model: ir.Model) -> None:
-    """Every constant becomes an initializer, every computed one included; shapes become known."""
+    """Every constant becomes an initializer, every computed one included; functions and shapes become known."""
+    InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for node in list(model.graph):
-        content = constant(node.inputs[0]) if node.op_type == "Identity" else None
-        if content is not None and not node.outputs[0].is_graph_output():
+        content = constant(node.inputs[0]) if operator(node) == "Identity" else None
+        if content is not None and not leaves(node.outputs[0]):
             own = new_initializer(model.graph, str(node.outputs[0].name), content)
             replace(model.graph, node, own)  # the older exporter lets equal parameters share one tensor
     older_pads = {"ConstantOfShape": True}  # left out by default; the older exporter computes Pad's widths with one
-    fold_constants(model, onnx_shape_inference=True, should_fold=lambda node: older_pads.get(node.op_type))
+    fold_constants(model, onnx_shape_inference=True, should_fold=lambda node: older_pads.get(operator(node)))
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
 
 
 def into_convolutions(graph: ir.Graph, weights: Weights, report: FoldReport) -> None:
     """What every runtime does as well: a BatchNormalization that alone reads a convolution becomes part of it."""
     for node in list(graph):
-        if node.op_type != "BatchNormalization" or (affine := affine_of(node)) is None:
+        if operator(node) != "BatchNormalization" or (affine := affine_of(node)) is None:
             continue
         value = node.inputs[0]
         producer = value.producer() if value is not None else None
-        if value is None or producer is None or producer.op_type != "Conv" or not is_linear(producer):
+        if value is None or producer is None or operator(producer) != "Conv" or not is_linear(producer):
             continue
-        if len(value.uses()) > 1 or value.is_graph_output() or node.outputs[0].is_graph_output():
+        if len(value.uses()) > 1 or leaves(value) or leaves(node.outputs[0]):
             continue
         weights.of(producer).affine_output(affine.scale, affine.offset)
         replace(graph, node, value)
         report.into_convolutions += 1
 
 
-def is_constant(affine: Affine) -> NDArray[np.bool_]:
+def is_constant(candidate: Candidate) -> NDArray[np.bool_]:
     """Channels that do not depend on x, as far as float32 can tell."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((affine.scale == 0) | (np.abs(affine.offset) > CONSTANT * np.abs(affine.scale)))
+    affine, usual = candidate.affine, candidate.expected.usual
+    return np.asarray((affine.scale == 0) | (np.abs(affine.offset) > CONSTANT * np.abs(affine.scale) * usual))
 
 
 def target(candidate: Candidate) -> Vector | str:
@@ -198,14 +219,14 @@ def target(candidate: Candidate) -> Vector | str:
     Else the reason why there is none: with a channel that has to stay, the whole BatchNormalization stays.
     """
     affine = candidate.affine
-    constant_channels = is_constant(affine)
+    constant_channels = is_constant(candidate)
     ratio = np.where(constant_channels, 0, affine.offset / np.where(constant_channels, 1, affine.scale))
     centred = -candidate.expected.mean
-    too_large = np.abs(ratio) > LARGEST_SHIFT
+    too_large = np.abs(ratio) > LARGEST_SHIFT * candidate.expected.usual
     if too_large.any() and candidate.consumers.padded:
         return (
-            f"{too_large.sum()} of its {len(ratio)} channels have |b / a| beyond {LARGEST_SHIFT:g}, up to "
-            f"{np.abs(ratio).max():.3g}: shifted by that, float32 would lose digits"
+            f"{too_large.sum()} of its {len(ratio)} channels have |b / a| beyond {LARGEST_SHIFT:g} times "
+            f"what they carry, up to {np.abs(ratio).max():.3g}: shifted by that, float32 would lose digits"
         )
     return np.where(too_large | constant_channels, centred, ratio)
 
@@ -214,7 +235,7 @@ def settle(graph: ir.Graph, weights: Weights, candidates: list[Candidate], found
     """Rewrite all that reads or writes a shifted value."""
     for value, shift in found.of.items():
         producer = value.producer()
-        if producer is not None and producer.op_type == "Conv":
+        if producer is not None and operator(producer) == "Conv":
             weights.of(producer).bias += shift
     for candidate in candidates:
         shift = found.of.get(candidate.value, np.zeros_like(candidate.affine.scale))
@@ -226,9 +247,9 @@ def settle(graph: ir.Graph, weights: Weights, candidates: list[Candidate], found
             report.left[candidate.name] = found.blocked.get(candidate.value, activation)
     for value, shift in found.of.items():
         for node, index in list(value.uses()):
-            if node.op_type == "BatchNormalization":
+            if operator(node) == "BatchNormalization":
                 unshift(graph, node, shift)
-            elif node.op_type == "Conv" and index == 0:
+            elif operator(node) == "Conv" and index == 0:
                 weights.of(node).offset_input(-shift)
 
 
@@ -239,7 +260,7 @@ def activation_of(candidate: Candidate, shift: Vector) -> Activation | str:
     has to wherever zeros are padded, since it would be missing there.
     """
     scale, offset = candidate.affine.scale, candidate.affine.offset
-    constant_channels = is_constant(candidate.affine)
+    constant_channels = is_constant(candidate)
     padded = candidate.consumers.padded
     safe_scale = np.where(constant_channels, 1, scale)
     threshold = shift - offset / safe_scale
@@ -248,8 +269,8 @@ def activation_of(candidate: Candidate, shift: Vector) -> Activation | str:
     unmet = ~exact & ~constant_channels
     if padded and unmet.any():
         return (
-            f"{unmet.sum()} channels of {candidate.value.name} are not shifted as it needs, since no convolution that "
-            "could do it writes there alone, and padding follows"
+            f"{unmet.sum()} channels of {candidate.value.name} are not shifted as it needs, since another reader of it "
+            "needs something else, or no convolution writes there alone; and padding follows"
         )
     threshold, remainder = np.where(exact, 0, threshold), np.where(exact, 0, remainder)
     low = np.where(scale > 0, threshold, -NO_LIMIT)
@@ -277,14 +298,14 @@ def activate(graph: ir.Graph, weights: Weights, candidate: Candidate, activation
         replace(graph, candidate.node, value)
         return
     dtype = constant(candidate.node.inputs[1]).dtype  # type: ignore[union-attr]
-    for operator, limit, none in (("Max", activation.low, -NO_LIMIT), ("Min", activation.high, NO_LIMIT)):
+    for kind, limit, none in (("Max", activation.low, -NO_LIMIT), ("Min", activation.high, NO_LIMIT)):
         if (limit == none).all():
             continue
-        name = f"{candidate.node.outputs[0].name}_{operator.lower()}"
+        name = f"{candidate.node.outputs[0].name}_{kind.lower()}"
         widest = np.finfo(dtype)
         content = limit.clip(float(widest.min), float(widest.max)).astype(dtype)
         bound = new_initializer(graph, name, content.reshape(1, -1, 1, 1))
-        node = ir.node(operator, [value, bound])
+        node = ir.node(kind, [value, bound])
         node.outputs[0].name, node.name = f"{name}_output", name
         node.outputs[0].shape, node.outputs[0].type = relu.outputs[0].shape, relu.outputs[0].type
         graph.insert_before(relu, node)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from export.folding.nodes import GAMMA, MEAN, Vector, affine_of, carried, constant
+from export.folding.nodes import GAMMA, MEAN, Vector, affine_of, carried, constant, leaves, operator
 from export.folding.weights import Weights, is_linear, set_parameter
 
 Indices = NDArray[np.intp]
@@ -56,17 +56,17 @@ def channel_classes(graph: ir.Graph) -> Channels:
     for value, own in of.items():
         for node, index in value.uses():
             fixed[own] |= not absorbs(node, index) and node.outputs[0] not in of
-            positive[own] |= node.op_type == "MaxPool"
-        fixed[own] |= value.is_graph_output()
+            positive[own] |= operator(node) == "MaxPool"
+        fixed[own] |= leaves(value)
     return Channels(of, fixed, positive)
 
 
 def width_of(node: ir.Node, numbers: dict[ir.Value, Indices]) -> int | None:
     """The number of channels of a node's output, where a gauge may pass through it."""
-    if node.op_type == "Conv" and is_linear(node):
+    if operator(node) == "Conv" and is_linear(node):
         weight = constant(node.inputs[1])
         return None if weight is None else int(weight.shape[0])
-    if node.op_type == "Add":
+    if operator(node) == "Add":
         widths = {len(numbers[term]) if term in numbers else None for term in node.inputs if term is not None}
         return widths.pop() if len(widths) == 1 else None
     source = node.inputs[0] if node.inputs else None
@@ -79,9 +79,9 @@ def width_of(node: ir.Node, numbers: dict[ir.Value, Indices]) -> int | None:
 def linked(node: ir.Node, numbers: dict[ir.Value, Indices]) -> Iterator[tuple[Indices, Indices]]:
     """Pairs of channels of input and output that are one."""
     output = numbers[node.outputs[0]]
-    if node.op_type == "Add":
+    if operator(node) == "Add":
         yield from ((numbers[term], output) for term in node.inputs if term is not None)
-    elif node.op_type != "Conv" and node.inputs[0] is not None:
+    elif operator(node) != "Conv" and node.inputs[0] is not None:
         source = carried(node, numbers[node.inputs[0]].astype(np.float64) + 1)  # 0: a channel that Pad made
         assert source is not None
         yield source[source > 0].astype(np.intp) - 1, output[source > 0]
@@ -89,9 +89,9 @@ def linked(node: ir.Node, numbers: dict[ir.Value, Indices]) -> Iterator[tuple[In
 
 def absorbs(node: ir.Node, index: int) -> bool:
     """Whether a node can divide by the gauge what it reads."""
-    if node.op_type == "BatchNormalization":
+    if operator(node) == "BatchNormalization":
         return index == 0 and affine_of(node) is not None
-    return node.op_type == "Shape" or (node.op_type == "Conv" and index == 0 and is_linear(node))
+    return operator(node) == "Shape" or (operator(node) == "Conv" and index == 0 and is_linear(node))
 
 
 def apply(weights: Weights, channels: Channels, gauge: Vector) -> None:
@@ -101,12 +101,12 @@ def apply(weights: Weights, channels: Channels, gauge: Vector) -> None:
         producer = value.producer()
         if (own == 1).all() or producer is None:
             continue
-        if producer.op_type == "Conv":
+        if operator(producer) == "Conv":
             weights.of(producer).affine_output(own, np.zeros_like(own))
         for node, _ in list(value.uses()):
-            if node.op_type == "Conv":
+            if operator(node) == "Conv":
                 weights.of(node).scale_input(1 / own)
-            elif node.op_type == "BatchNormalization":
+            elif operator(node) == "BatchNormalization":
                 regauge(weights.graph, node, own)
 
 

@@ -50,6 +50,11 @@ class Expected:
     swing: Vector  # of the output around its centre
 
     @property
+    def usual(self) -> Vector:
+        """The size that values of x have, per channel."""
+        return np.asarray(np.abs(self.mean) + self.spread / DEVIATIONS)
+
+    @property
     def largest(self) -> float:
         """The largest value that the ReLU behind lets through, in any channel."""
         return float(max((self.centre + self.swing).max(), 0))

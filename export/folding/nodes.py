@@ -28,8 +28,21 @@ class Affine:
     offset: Vector
 
 
+STANDARD_DOMAINS = {"", "ai.onnx"}
+
+
+def operator(node: ir.Node) -> str:
+    """The standard operator that a node is; others go by their domain and name, which no standard one has."""
+    return node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op_type}"
+
+
+def leaves(value: ir.Value) -> bool:
+    """Whether a value is an output of its graph, or read inside the branch or loop of another."""
+    return value.is_graph_output() or any(node.graph is not value.graph for node, _ in value.uses())
+
+
 def name_of(node: ir.Node) -> str:
-    return node.name or f"{node.op_type} -> {node.outputs[0].name}"
+    return node.name or f"{operator(node)} -> {node.outputs[0].name}"
 
 
 def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
@@ -94,7 +107,7 @@ def reduces_space(node: ir.Node) -> bool:
 
 def carried(node: ir.Node, shift: Vector) -> Vector | None:
     """The shift of a node's output when its input is shifted per channel; None where no constant shift comes out."""
-    match node.op_type:
+    match operator(node):
         case "Identity" | "Dropout" | "MaxPool":
             return shift
         case "AveragePool":

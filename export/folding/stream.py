@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from export.folding.nodes import Vector, affine_of, carried, constant, is_padded, keeps_channels
+from export.folding.nodes import Vector, affine_of, carried, constant, is_padded, keeps_channels, leaves, operator
 from export.folding.weights import is_linear
 
 Targets = Mapping[ir.Value, Vector]
@@ -44,12 +44,12 @@ def assign(graph: ir.Graph, targets: Targets) -> Shifts:
     origins: dict[ir.Value, set[ir.Value]] = {}
     for node in graph:
         output = node.outputs[0]
-        if node.op_type == "Conv" and is_linear(node):
+        if operator(node) == "Conv" and is_linear(node):
             wish = None if writes_into_a_sum(output) else desire(output, targets)
             if wish is not None and tolerates(output):
                 found.of[output] = wish[1]
                 origins[output] = {wish[0]}
-        elif node.op_type == "Add":
+        elif operator(node) == "Add":
             add(node, targets, found, origins)
         elif (shift := found.of.get(node.inputs[0]) if node.inputs and node.inputs[0] else None) is not None:
             after = carried(node, shift)
@@ -95,11 +95,11 @@ def writes_into_a_sum(value: ir.Value, widths: Collection[int] = ()) -> bool:
     `widths`: the number of channels that it has to have, if any.
     """
     producer, uses = value.producer(), list(value.uses())
-    if producer is None or producer.op_type != "Conv" or not is_linear(producer) or value.is_graph_output():
+    if producer is None or operator(producer) != "Conv" or not is_linear(producer) or leaves(value):
         return False
     weight = constant(producer.inputs[1])
     fits = not widths or (weight is not None and weight.shape[0] in widths)
-    return fits and len(uses) == 1 and uses[0].node.op_type == "Add"
+    return fits and len(uses) == 1 and operator(uses[0].node) == "Add"
 
 
 def desire(value: ir.Value, targets: Targets) -> tuple[ir.Value, Vector] | None:
@@ -114,11 +114,11 @@ def desire(value: ir.Value, targets: Targets) -> tuple[ir.Value, Vector] | None:
 
 def tolerates(value: ir.Value) -> bool:
     """Whether everything that reads a value can be told of its shift."""
-    return not value.is_graph_output() and all(tolerates_use(node, index) for node, index in value.uses())
+    return not leaves(value) and all(tolerates_use(node, index) for node, index in value.uses())
 
 
 def tolerates_use(node: ir.Node, index: int) -> bool:
-    match node.op_type:
+    match operator(node):
         case "BatchNormalization":
             return index == 0 and affine_of(node) is not None
         case "Conv":

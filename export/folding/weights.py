@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.folding.nodes import FoldError, Vector, constant, integer, name_of
+from export.folding.nodes import FoldError, Vector, constant, integer, leaves, name_of, operator
 
 Array = NDArray[np.float64]
 
@@ -66,13 +66,16 @@ def is_linear(node: ir.Node) -> bool:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if weight is None or (bias is not None and constant(bias) is None):
         return False
-    match node.op_type:
+    match operator(node):
         case "Conv":
             return True
         case "Gemm":
             alpha, beta = (node.attributes.get(name) for name in ("alpha", "beta"))
             plain = all(factor is None or factor.as_float() == 1 for factor in (alpha, beta))
-            return plain and not integer(node, "transA", 0)
+            outputs = weight.shape[0 if is_transposed(node) else 1]
+            found = constant(bias)
+            each = found is None or found.size == 1 or (found.shape[-1] == found.size == outputs)
+            return plain and each and not integer(node, "transA", 0)
         case "MatMul":
             return weight.ndim == 2
     return False
@@ -80,11 +83,11 @@ def is_linear(node: ir.Node) -> bool:
 
 def read(node: ir.Node) -> Linear:
     shared = node.inputs[1]
-    if shared is not None and len(shared.uses()) > 1:
+    if shared is not None and (len(shared.uses()) > 1 or leaves(shared)):
         users = ", ".join(sorted(name_of(user) for user, _ in shared.uses()))
         raise FoldError(f"{shared.name} is shared by {users}; folding needs weights of their own: copy them")
     stored = np.asarray(constant(node.inputs[1]), np.float64)
-    if node.op_type == "Conv":
+    if operator(node) == "Conv":
         groups = integer(node, "group", 1)
         weight = stored.reshape(groups, stored.shape[0] // groups, stored.shape[1], -1)
     else:
@@ -97,7 +100,7 @@ def read(node: ir.Node) -> Linear:
 
 
 def is_transposed(node: ir.Node) -> bool:
-    return node.op_type == "Gemm" and bool(integer(node, "transB", 0))
+    return operator(node) == "Gemm" and bool(integer(node, "transB", 0))
 
 
 def write(graph: ir.Graph, linear: Linear) -> None:
@@ -106,7 +109,7 @@ def write(graph: ir.Graph, linear: Linear) -> None:
     assert before is not None
     assert before.const_value is not None
     stored = before.const_value.numpy()
-    if node.op_type == "Conv":
+    if operator(node) == "Conv":
         weight = linear.weight.reshape(stored.shape)
     else:
         matrix = linear.weight.reshape(linear.weight.shape[1:3])
@@ -115,7 +118,7 @@ def write(graph: ir.Graph, linear: Linear) -> None:
     if not linear.bias.any() and len(node.inputs) < 3:
         return
     bias = linear.bias.astype(stored.dtype)
-    if node.op_type == "MatMul":
+    if operator(node) == "MatMul":
         add_after(graph, node, bias)
     else:
         set_bias(graph, node, bias)
@@ -147,7 +150,8 @@ def add_after(graph: ir.Graph, node: ir.Node, bias: NDArray[np.generic]) -> None
 
 
 def new_initializer(graph: ir.Graph, name: str, content: NDArray[np.generic]) -> ir.Value:
-    taken = set(graph.initializers) | {value.name for node in graph for value in node.outputs}
+    taken = set(graph.initializers) | {value.name for value in graph.inputs}
+    taken |= {value.name for node in graph.all_nodes() for value in node.outputs}
     unique, number = name, 1
     while unique in taken:
         unique, number = f"{name}_{number}", number + 1

@@ -30,6 +30,8 @@ def test_every_lane_is_measured_and_kept(
         assert min(row["ms"].values()) > 0
         assert row["verdict"] in {"holds", "undecided", "does not hold"}
     assert written["conditions"]["rounds"] == 6
+    assert written["folded"]["ResNet-20"]["fp32"] == "10 of 10"
+    assert written["folded"]["ResNet-20"]["difference"] < 1e-4
     assert "ResNet-20, 32 px, batch 32, 2 threads, ONNX Runtime" in capsys.readouterr().out
 
 

@@ -38,8 +38,9 @@ def shipped(request: pytest.FixtureRequest) -> tuple[str, onnx.ModelProto, Range
     source = open_source(choice_of(request.param), untrained=False)
     graph = ir.from_proto(to_onnx(source.graph))
     fold(graph, Precision.INT8)
-    calibration = read_calibration(file_beside(zoo_path(request.param)), source.checkpoint_sha256)
-    return request.param, ir.to_proto(graph), calibration.ranges
+    model = ir.to_proto(graph)
+    calibration = read_calibration(file_beside(zoo_path(request.param)), source.checkpoint_sha256, model)
+    return request.param, model, calibration.ranges
 
 
 @pytest.fixture(scope="module")
@@ -210,4 +211,10 @@ def test_a_calibration_of_something_else_is_refused(content: str | None, message
     fields = json.loads(file_beside(zoo_path("resnet20-preact")).read_text()) | {"checkpoint_sha256": "another"}
     path.write_text(json.dumps(fields) if content is None else content)
     with pytest.raises(QuantizationError, match=message):
-        read_calibration(path, "this")
+        read_calibration(path, "this", onnx.ModelProto())
+
+
+def test_ranges_of_another_fold_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The names fit and the values do not: they are of a stream that was scaled."""
+    assert main(["resnet20-preact", "--precision", "int8", "--no-fold"]) == 2
+    assert "is of another graph of this checkpoint" in capsys.readouterr().err
