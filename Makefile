@@ -29,6 +29,8 @@ $(VENV)/dev: $(VENV)/python
 	@echo "2.4 GB more: README, 'Platforms and sizes'."
 	$(INSTALL) --group dev
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements/peers.txt
+	for version in 10 11; do $(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade \
+		--target $(VENV)/tensorrt-$$version -r requirements/tensorrt-$$version.txt || exit; done
 	@touch $@ $(VENV)/demo
 
 demo: $(VENV)/demo ## export both orderings, serve, classify a photograph, load-test, compare

@@ -1,4 +1,4 @@
-"""Export a variant: checkpoint -> ONNX -> folded -> verified against torch -> artifact in BentoML's model store."""
+"""Export a variant: checkpoint -> ONNX -> folded -> engine -> verified -> artifact in BentoML's model store."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from export.artifact import ArtifactError, Precision
+from export.artifact import ArtifactError, Precision, Runtime
 from export.bench import main as bench
+from export.cuda import DeviceError, UnavailableError
+from export.engine_cache import default_folder
 from export.fold_file import main as fold_file
 from export.folding.nodes import FoldError
-from export.pipeline import ExportSettings, export
-from export.quantize import QuantizationError
-from export.verify import ParityError
+from export.job import AUTO, ExportSettings
+from export.pipeline import export
+from export.quantize import PrecisionError
+from export.to_engine import EngineError
+from export.verify import MOST_POINTS_LOST, ParityError
 from models.choice import ModelChoice, read_model_file
 from models.data import DataError
 from models.spec import Interpolation, Shortcut, SpecError
 from models.weights import CheckpointError
 
 ERRORS = (
-    ArtifactError, CheckpointError, DataError, FoldError, ParityError, QuantizationError, SpecError, OSError
+    ArtifactError, CheckpointError, DataError, DeviceError, EngineError, FoldError, ParityError, PrecisionError,
+    SpecError, UnavailableError, OSError,
 )  # fmt: skip
 
 
@@ -69,11 +74,33 @@ def parser() -> argparse.ArgumentParser:
         "--no-fold", dest="fold", action="store_false", help="leave BatchNormalization on residual streams as it is"
     )
 
-    int8 = top.add_argument_group("int8", "needs images to calibrate on; the shipped weights bring their ranges along")
-    int8.add_argument(
-        "--precision", type=Precision, choices=[Precision.FP32, Precision.INT8], default=Precision.FP32,
-        help="default: fp32",
+    top.add_argument(
+        "--precision", type=precision, choices=[*Precision, AUTO], default=Precision.FP32,
+        help="default: fp32; auto is the fastest that passes its gate on --data",
     )  # fmt: skip
+    top.add_argument(
+        "--most-points-lost", type=float, metavar="POINTS",
+        help=f"refuse what scores this much less than fp32 on --data "
+        f"(default: {MOST_POINTS_LOST[Precision.FP16]} in fp16, {MOST_POINTS_LOST[Precision.INT8]} in int8)",
+    )  # fmt: skip
+
+    engine = top.add_argument_group(
+        "TensorRT engines", "TensorRT builds on the GPU to be served on, TensorRT-RTX anywhere"
+    )
+    engine.add_argument(
+        "--runtime", type=Runtime, choices=list(Runtime), default=Runtime.ONNXRUNTIME,
+        help="what the artifact is made for (default: onnxruntime)",
+    )  # fmt: skip
+    engine.add_argument(
+        "--compute-capability", metavar="X.Y",
+        help="of the GPU to build for, such as 8.9 (default: the GPU here; with tensorrt_rtx all since 8.0)",
+    )  # fmt: skip
+    engine.add_argument(
+        "--engine-cache", type=Path, default=default_folder(), metavar="FOLDER",
+        help="where built engines are found again (default: %(default)s)",
+    )  # fmt: skip
+
+    int8 = top.add_argument_group("int8", "needs images to calibrate on; the shipped weights bring their ranges along")
     int8.add_argument(
         "--calibration", type=Path, metavar="FOLDER",
         help="images like those to be served, without labels; default: training's part of --data, else the file that "
@@ -82,10 +109,6 @@ def parser() -> argparse.ArgumentParser:
     int8.add_argument(
         "--save-calibration", type=Path, metavar="FILE", help="CHECKPOINT.calibration.json is found again"
     )
-    int8.add_argument(
-        "--most-points-lost", type=float, default=0.5, metavar="POINTS",
-        help="refuse an int8 graph that scores this much less than fp32 on --data (default: 0.5)",
-    )  # fmt: skip
 
     own = top.add_argument_group(
         "a checkpoint of your own", "safetensors or torch's format; by torchvision's or timm's names"
@@ -120,6 +143,10 @@ def choices(options: argparse.Namespace) -> list[ModelChoice]:
     if options.variants and said.variant not in (None, *options.variants):
         raise SpecError(f"both {options.variants[0]} and {said.variant} were named; give one")
     return [said.model_copy(update={"variant": name}) for name in options.variants] or [said]
+
+
+def precision(text: str) -> str:
+    return text if text == AUTO else Precision(text)
 
 
 def positive(text: str) -> int:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from models.atomic_file import write_atomically
 from models.spec import ModelSpec, Preprocessing
 
-MANIFEST = "manifest.json"
+MANIFEST, GRAPH_FILE, ENGINE_FILE = "manifest.json", "model.onnx", "model.engine"
 DIGEST_LENGTH = 16  # hexadecimal digits of the manifest's sha256 in a version
 Dimension = int | Literal["batch"]
 Sha256 = str
@@ -24,6 +24,14 @@ class Precision(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+
+
+class Runtime(StrEnum):
+    """What an artifact is made for, by the name of its Python module; each wants int8 graphs of its own shape."""
+
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
 
 
 class ArtifactError(ValueError):
@@ -68,19 +76,59 @@ class Folding(Strict):
 
 
 class Quantization(Strict):
-    """How an int8 graph came about: the images that its ranges are of, and what the float graph scored before."""
+    """The images that the ranges of an int8 graph are of."""
 
     images: str
     n: int
-    fp32_accuracy: Accuracy | None
+
+
+class OptimizationProfile(Strict):
+    """The batch sizes that an engine takes, and the one that its kernels are chosen for."""
+
+    minimum: int = Field(ge=1)
+    optimum: int
+    maximum: int
+
+    @model_validator(mode="after")
+    def rises(self) -> OptimizationProfile:
+        if not self.minimum <= self.optimum <= self.maximum:
+            raise ValueError(
+                f"expected minimum <= optimum <= maximum, found {self.minimum, self.optimum, self.maximum}"
+            )
+        return self
+
+
+class Engine(Strict):
+    """A TensorRT engine, and where it runs: on one version of its flavour, and one GPU architecture.
+
+    `compute_capability` is that of the GPU, such as `9.0`; null for TensorRT-RTX's portable engines, Ampere and later.
+    `parity` and `accuracy` are the engine's own, null where it was built without such a GPU, or without labelled data.
+    """
+
+    flavour: Runtime
+    version: str
+    compute_capability: str | None
+    onnx_sha256: Sha256
+    profile: OptimizationProfile
+    optimization_level: int | None
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    not_measured: str | None = None
+
+    @model_validator(mode="after")
+    def says_why_nothing_was_measured(self) -> Engine:
+        if (self.parity is None) != (self.not_measured is not None):
+            raise ValueError(f"parity is {self.parity}, the reason for its absence {self.not_measured}")
+        return self
 
 
 class Manifest(Strict):
     """Everything that is true of the model files beside it.
 
-    `accuracy` is the exported graph's own; `training_accuracy` is what the checkpoint says of itself.
-    `not_measured` gives the reason for every measurement that is null, and for those alone. `folding` is null where
-    it was switched off, `quantization` but for int8.
+    `parity` and `accuracy` are the exported graph's own, run by ONNX Runtime; `training_accuracy` is what the
+    checkpoint says of itself, `fp32_accuracy` what the graph scored before its precision was lowered. `not_measured`
+    gives the reason for every measurement that is null, and for those alone. `folding` is null where it was switched
+    off, `quantization` but for int8, `engine` but for TensorRT.
     """
 
     schema_version: Literal[1] = 1
@@ -91,7 +139,7 @@ class Manifest(Strict):
     input: TensorSpec
     output: TensorSpec
     precision: Precision
-    runtime: Literal["onnxruntime"]
+    runtime: Runtime
     opset: int
     max_batch_size: int = Field(ge=1)
     files: dict[str, Sha256]
@@ -99,6 +147,8 @@ class Manifest(Strict):
     preprocessing_sha256: Sha256
     folding: Folding | None = None
     quantization: Quantization | None = None
+    engine: Engine | None = None
+    fp32_accuracy: Accuracy | None = None
     parity: Parity | None
     accuracy: Accuracy | None
     training_accuracy: Accuracy | None
@@ -116,11 +166,27 @@ class Manifest(Strict):
             raise ValueError("the preprocessing is not the one that was hashed")
         if (self.precision is Precision.INT8) != (self.quantization is not None):
             raise ValueError(f"the precision is {self.precision}, quantization is {self.quantization}")
+        flavour = self.engine.flavour if self.engine is not None else Runtime.ONNXRUNTIME
+        expected = {GRAPH_FILE} if self.engine is None else {GRAPH_FILE, ENGINE_FILE}
+        if self.runtime is not flavour or self.files.keys() != expected:
+            raise ValueError(
+                f"the runtime is {self.runtime}, the engine of {flavour}, the files are {list(self.files)}"
+            )
+        if self.engine is not None and self.engine.onnx_sha256 != self.files[GRAPH_FILE]:
+            raise ValueError(f"the engine is of a graph with sha256 {self.engine.onnx_sha256}, not of {GRAPH_FILE}")
         nullable = {"checkpoint_sha256", "parity", "accuracy", "training_accuracy", "commit"}
         null = {name for name in nullable if getattr(self, name) is None}
         if null != self.not_measured.keys():
             raise ValueError(f"null are {sorted(null)}, reasons are given for {sorted(self.not_measured)}")
         return self
+
+
+def command_of(manifest: Manifest) -> str:
+    """What makes such an artifact again, the variant's own weights assumed."""
+    options = "" if manifest.runtime is Runtime.ONNXRUNTIME else f" --runtime {manifest.runtime}"
+    options += "" if manifest.precision is Precision.FP32 else f" --precision {manifest.precision}"
+    options += "" if manifest.trained else " --untrained"
+    return f"python -m export {manifest.variant}{options}"
 
 
 def preprocessing_sha256(preprocessing: Preprocessing) -> Sha256:
@@ -176,10 +242,10 @@ def read_manifest(folder: Path, version: str) -> Manifest:
         try:
             found = file_sha256(folder / name)
         except OSError as error:
-            raise ArtifactError(f"{folder / name}: {error.strerror}; export {manifest.variant} again") from error
+            raise ArtifactError(f"{folder / name}: {error.strerror}; export again: {command_of(manifest)}") from error
         if found != sha256:
             raise ArtifactError(
                 f"{folder / name}: sha256 is {found}, the manifest says {sha256}: it has been changed; "
-                f"export again: python -m export {manifest.variant}"
+                f"export again: {command_of(manifest)}"
             )
     return manifest

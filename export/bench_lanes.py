@@ -17,9 +17,9 @@ from torch import nn
 
 from export.artifact import Precision
 from export.folding.fold import FoldReport, fold
+from export.images import bundled_photographs, from_photographs, random_pixels
 from export.quantize import MadeFor, calibrate, quantize
 from export.to_onnx import INPUT, ServedGraph, to_onnx
-from export.verify import bundled_photographs, from_photographs, random_pixels
 from models.data import normalised
 from models.resnet import ResNet, build
 from models.spec import BlockOrdering, Preprocessing, spec_for

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from export.artifact import Strict
-from export.quantize import QuantizationError, Ranges, calibrate
+from export.images import Pixels, bundled_photographs, from_folder, from_photographs, random_pixels
+from export.quantize import PrecisionError, Ranges, calibrate
 from export.source import Source
-from export.verify import Pixels, bundled_photographs, from_folder, from_photographs, random_pixels
 from models.atomic_file import write_atomically
 from models.data import Part, load_split
 
@@ -41,7 +41,7 @@ def calibration_of(model: onnx.ModelProto, source: Source, images: Path | None, 
     """From images where any are given, training's part of labelled data alone; else what lies beside the checkpoint.
 
     Raises:
-        QuantizationError: there is neither, or the file is of another checkpoint.
+        PrecisionError: there is neither, or the file is of another checkpoint.
         DataError: the images cannot be read.
     """
     found = calibration_images(source, images, data)
@@ -96,17 +96,17 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 
 
 def read_calibration(path: Path, checkpoint_sha256: str | None, model: onnx.ModelProto) -> Calibration:
-    """Raises QuantizationError where the file is absent, unreadable, or of another checkpoint or graph."""
+    """Raises PrecisionError where the file is absent, unreadable, or of another checkpoint or graph."""
     try:
         found = Calibration.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise QuantizationError(
+        raise PrecisionError(
             f"int8 needs images like those to be served: give --calibration FOLDER or --data; there is no {path} either"
         ) from None
     except (OSError, ValidationError) as error:
-        raise QuantizationError(f"{path}: no calibration ({error}); give --calibration FOLDER to renew it") from error
+        raise PrecisionError(f"{path}: no calibration ({error}); give --calibration FOLDER to renew it") from error
     if found.checkpoint_sha256 != checkpoint_sha256:
-        raise QuantizationError(
+        raise PrecisionError(
             f"{path}: is of the checkpoint with sha256 {found.checkpoint_sha256}, this one has {checkpoint_sha256}; "
             "give --calibration FOLDER to calibrate anew"
         )
@@ -114,7 +114,7 @@ def read_calibration(path: Path, checkpoint_sha256: str | None, model: onnx.Mode
     if largest.keys() != found.largest.keys() or not np.allclose(
         list(largest.values()), [found.largest[name] for name in largest], rtol=SAME, atol=0
     ):
-        raise QuantizationError(
+        raise PrecisionError(
             f"{path}: is of another graph of this checkpoint, folded or normalised otherwise; "
             "give --calibration FOLDER to calibrate anew"
         )

@@ -68,8 +68,8 @@ FORMS = {
 }
 
 
-class QuantizationError(ValueError):
-    """A graph cannot be quantized, or loses too much by it."""
+class PrecisionError(ValueError):
+    """A graph cannot be had in a lower precision, or loses too much by it."""
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]
@@ -97,12 +97,12 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, made_for: MadeFor = MadeFor
     """An int8 graph of the same inputs and outputs.
 
     Raises:
-        QuantizationError: `ranges` are of another graph.
+        PrecisionError: `ranges` are of another graph.
     """
     form = FORMS[made_for]
     missing = {node.output[0] for node in model.graph.node if operator(node) in {"Conv", "Add", "Gemm"}} - ranges.keys()
     if missing:
-        raise QuantizationError(f"the ranges do not fit the graph: {min(missing)} has none; calibrate again")
+        raise PrecisionError(f"the ranges do not fit the graph: {min(missing)} has none; calibrate again")
     if form.integer_activations:
         ranges = ranges | shared(ir.from_proto(model).graph, ranges)
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
@@ -121,7 +121,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, made_for: MadeFor = MadeFor
     try:
         quantizer.quantize_model()
     except ValueError as error:
-        raise QuantizationError(f"the ranges do not fit the graph: {error}; calibrate again") from error
+        raise PrecisionError(f"the ranges do not fit the graph: {error}; calibrate again") from error
     graph = ir.from_proto(quantizer.model.model)
     TopologicalSortPass()(graph)
     if form.integer_activations:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 READY_WITHIN_S = 60.0
 STOPS_WITHIN_S = 15.0
@@ -33,11 +34,19 @@ class LocalService:
     url: str
     pid: int
     ready_s: float
+    output: IO[bytes]
+
+    def log(self) -> str:
+        """What it has printed so far."""
+        return printed(self.output)
 
 
 @contextmanager
 def local_service(
-    target: str = "serving.service:Preflight", environment: Mapping[str, str] | None = None, folder: Path | None = None
+    target: str = "serving.service:Preflight",
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    ready_within_s: float = READY_WITHIN_S,
 ) -> Iterator[LocalService]:
     """Serve `target`, a service's import path or a bento's tag, with `environment` added to this process's."""
     port = free_port()
@@ -55,14 +64,19 @@ def local_service(
         )
         try:
             while not is_ready(url):
-                if process.poll() is not None or time.perf_counter() - begun > READY_WITHIN_S:
-                    log.seek(0)
-                    tail = log.read().decode(errors="replace")[-4000:]
-                    raise ServiceError(f"{' '.join(command)} did not become ready; its log ends:\n{tail}")
+                if process.poll() is not None or time.perf_counter() - begun > ready_within_s:
+                    raise ServiceError(
+                        f"{' '.join(command)} did not become ready; its log ends:\n{printed(log)[-4000:]}"
+                    )
                 time.sleep(0.02)
-            yield LocalService(command, url, process.pid, time.perf_counter() - begun)
+            yield LocalService(command, url, process.pid, time.perf_counter() - begun, log)
         finally:
             stop(process)
+
+
+def printed(log: IO[bytes]) -> str:
+    """Read without moving the offset, which the service writes at."""
+    return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
 
 
 def free_port() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from export.artifact import Accuracy, Parity
+from export.artifact import Accuracy, Engine, Parity
 from models.spec import BlockOrdering, Preprocessing
 
 
@@ -41,9 +41,10 @@ class Variant(BaseModel):
     depth: int
     labels: tuple[str, ...]
     preprocessing: Preprocessing
-    runtime: str
-    device: str
+    runtime: str = Field(description="what runs it, and its version")
+    device: str = Field(description="where it runs")
     precision: str
+    engine: Engine | None = Field(description="the one that is open, with its own parity and accuracy; for TensorRT")
     max_batch_size: int
     files: dict[str, str] = Field(description="sha256 of each model file")
     checkpoint_sha256: str | None

@@ -19,7 +19,9 @@ from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
 from serving.answers import Classification, Prediction, Timings, Variant, Variants
 from serving.config import Settings
 from serving.errors import RequestError
-from serving.runners.base import Runner, open_runner
+from serving.runners.base import Runner
+from serving.runners.choice import open_runner
+from serving.runners.machine import Machine
 
 logger = logging.getLogger("bentoml.serve")
 
@@ -36,13 +38,16 @@ class Served:
 class Classifier:
     """Several variants behind one door. Opening it runs a warm-up inference on each."""
 
-    def __init__(self, tags: tuple[str, ...], settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, tags: tuple[str, ...], settings: Settings, machine: Machine) -> None:
+        self.settings, self.machine = settings, machine
         self.stack = ExitStack()
         self.served: dict[str, Served] = {}
-        for tag in tags:
-            served = self.open(tag)
-            self.served[served.manifest.variant] = served
+        with ExitStack() as opening:
+            opening.callback(self.close)
+            for tag in tags:
+                served = self.open(tag)
+                self.served[served.manifest.variant] = served
+            opening.pop_all()
 
     def open(self, tag: str) -> Served:
         model = bentoml.models.get(tag)
@@ -50,7 +55,7 @@ class Classifier:
         manifest = read_manifest(folder, version)
         if not manifest.trained:
             logger.warning("%s is untrained: its predictions mean nothing", tag)
-        runner = open_runner(folder, manifest, intra_op_threads=self.settings.intra_op_threads)
+        runner = open_runner(folder, manifest, self.settings, self.machine)
         self.stack.enter_context(runner)
         crop = manifest.spec.preprocessing.crop
         runner.infer(np.zeros((1, crop, crop, 3), np.uint8))
@@ -125,6 +130,7 @@ class Classifier:
             runtime=served.runner.runtime,
             device=served.runner.device,
             precision=manifest.precision,
+            engine=served.runner.engine,
             max_batch_size=manifest.max_batch_size,
             files=manifest.files,
             checkpoint_sha256=manifest.checkpoint_sha256,

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer  # aliases have no public reader in 1.4
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from export.engine_cache import default_folder
+
 PREFIX = "SERVING_"
 MOST_THREADS = 256  # a slip of the keyboard here would take all memory
 DEFAULT_VARIANTS = ("resnet20-postact", "resnet20-preact")
+
+
+class ServingRuntime(StrEnum):
+    """What runs the models; `auto` is the first of the others that the machine and the artifact allow."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+    ONNXRUNTIME_CUDA = "onnxruntime-cuda"
+    ONNXRUNTIME = "onnxruntime"
+
+
+class Engines(StrEnum):
+    """Whether TensorRT engines have to be those of the artifact, or are built anew where they do not fit."""
+
+    AS_EXPORTED = "as-exported"
+    REBUILD = "rebuild"
 
 
 class ConfigError(ValueError):
@@ -27,6 +48,11 @@ class Settings(BaseModel):
     models: str = Field(
         "", description="tags or variant names, separated by commas or spaces; the first is the default variant"
     )
+    runtime: ServingRuntime = Field(ServingRuntime.AUTO, description=f"one of {', '.join(ServingRuntime)}")
+    engines: Engines = Field(
+        Engines.AS_EXPORTED, description="rebuild: before it is ready, build engines that are absent or of another GPU"
+    )
+    engine_cache: Path = Field(default_factory=default_folder, description="where rebuilt engines are found again")
     max_image_bytes: int = Field(16 << 20, ge=1, description="largest encoded image")
     max_image_pixels: int = Field(25_000_000, ge=1, description="width times height that will be decoded")
     max_in_flight: int = Field(64, ge=1, description="requests a worker holds at once; more are answered 429")

@@ -116,7 +116,7 @@ class HttpApi:
 
     def classifier(self) -> Classifier:
         if self.opened.classifier is None:
-            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the models are not open; see /readyz")
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the models are not open; the log says why")
         return self.opened.classifier
 
 

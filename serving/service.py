@@ -7,6 +7,7 @@ small network takes to answer.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reads it once, when it first might report usage
@@ -18,12 +19,19 @@ import bentoml
 from bentoml.exceptions import BentoMLException
 
 from export.artifact import ArtifactError, read_manifest
+from export.cuda import DeviceError, UnavailableError
+from export.to_engine import EngineError
 from serving.classifier import Classifier
 from serving.config import ConfigError, exact_tags, read_settings
 from serving.http_api import HttpApi, Opened
+from serving.runners.choice import choose
+from serving.runners.machine import Machine
 
 TIMEOUT_S = 30  # uploads included; BentoML keeps a timer this long for every request, answered or not
 
+CANNOT_RUN = (ArtifactError, DeviceError, EngineError, UnavailableError)
+
+logger = logging.getLogger("bentoml.serve")
 opened = Opened()
 
 
@@ -39,7 +47,11 @@ class Preflight:
 
     def __init__(self) -> None:
         settings = read_settings(os.environ)
-        opened.classifier = Classifier(exact_tags(settings), settings)
+        try:
+            opened.classifier = Classifier(exact_tags(settings), settings, Machine())
+        except CANNOT_RUN as error:
+            logger.error("not ready, and will not be: %s", error)
+            return
         opened.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="classify")
         # What is alive now stays alive: without this, full collections would walk all of it, and requests wait.
         gc.collect()
@@ -49,13 +61,16 @@ class Preflight:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def pin() -> None:
-        """Once, before any worker: settle the versions and check them, so that every worker opens the same ones."""
+        """Once, before any worker: settle versions and runtimes and check them, so that all workers open the same."""
         try:
-            tags = exact_tags(read_settings(os.environ))
+            settings, machine = read_settings(os.environ), Machine()
+            tags = exact_tags(settings)
             for tag in tags:
                 model = bentoml.models.get(tag)
-                read_manifest(Path(model.path), str(model.tag.version))
-        except (ArtifactError, ConfigError) as error:
+                folder = Path(model.path)
+                manifest = read_manifest(folder, str(model.tag.version))
+                logger.info("%s: served by %s", tag, choose(folder, manifest, settings, machine))
+        except (ConfigError, *CANNOT_RUN) as error:
             raise BentoMLException(str(error)) from error  # its command line shows one line instead of a traceback
         os.environ["SERVING_MODELS"] = ",".join(tags)
 

@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 
 OURS = {"models", "export", "serving", "loadtests"}
 ALLOWED = {"models": {"models"}, "export": {"export", "models"}, "loadtests": {"loadtests"}}
-TORCH_FREE = {"models.spec", "models.pixels", "models.atomic_file", "export.artifact"}
+ENGINES = {"export.cuda", "export.engine_cache", "export.engine_session", "export.flavour", "export.to_engine"}
+TORCH_FREE = {"models.spec", "models.pixels", "models.atomic_file", "export.artifact", *ENGINES}
 
 
 def imports(package: str) -> Iterator[tuple[str, str]]:
@@ -45,7 +46,8 @@ BLOCK = "import sys; sys.modules['torch'] = None; "
 
 
 def test_serving_imports_with_torch_blocked() -> None:
-    code = BLOCK + "import serving.service, serving.runners.onnxruntime_runner; print(serving.service.Preflight.name)"
+    runners = "serving.runners.onnxruntime_runner, serving.runners.tensorrt_runner"
+    code = BLOCK + f"import serving.service, {runners}; print(serving.service.Preflight.name)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "preflight"

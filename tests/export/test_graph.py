@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from export.artifact import Precision
-from export.to_onnx import INPUT, OUTPUT, ServedGraph, to_onnx
-from export.verify import TOLERANCE, ParityError, compare, from_photographs, open_graph, random_pixels
+from export.images import from_photographs, random_pixels
+from export.to_onnx import ServedGraph, to_onnx
+from export.verify import TOLERANCE, ParityError, compare, open_graph
 from models.resnet import build
 from models.spec import Shortcut, spec_for
 from tests.models.test_resnet import randomise_batch_norms
@@ -36,12 +37,12 @@ def served(variant: str, shortcut: Shortcut, seed: int = 0) -> ServedGraph:
 def test_a_graph_agrees_with_torch_at_any_batch_size(variant: str, shortcut: Shortcut, tmp_path: Path) -> None:
     graph = served(variant, shortcut)
     onnx.save(to_onnx(graph), tmp_path / "model.onnx")
-    session = open_graph(tmp_path / "model.onnx")
+    run = open_graph(tmp_path / "model.onnx")
     for n in (1, 3):
         pixels = random_pixels(graph.preprocessing, n)
         with torch.inference_mode():
             expected = graph(torch.from_numpy(pixels)).numpy()
-        (found,) = session.run([OUTPUT], {INPUT: pixels})
+        found = run(pixels)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 

@@ -14,10 +14,10 @@ from torch import nn
 
 from export.artifact import Precision
 from export.folding.fold import FoldReport, fold
+from export.images import from_photographs
 from export.quantize import calibrate, quantize
 from export.source import open_source
 from export.to_onnx import INPUT, ServedGraph, to_onnx
-from export.verify import from_photographs
 from models.choice import choice_of
 from models.data import normalised
 from models.resnet import ResNet, build

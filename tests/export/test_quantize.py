@@ -17,10 +17,10 @@ from export.__main__ import main
 from export.artifact import Precision, read_manifest
 from export.calibration import file_beside, read_calibration
 from export.folding.fold import fold
-from export.quantize import FORMS, MadeFor, QuantizationError, calibrate, quantize
+from export.images import from_photographs
+from export.quantize import FORMS, MadeFor, PrecisionError, calibrate, quantize
 from export.source import open_source
 from export.to_onnx import INPUT, to_onnx
-from export.verify import from_photographs
 from models.choice import choice_of
 from models.spec import spec_for
 from models.weights import zoo_path
@@ -135,7 +135,7 @@ def test_tensorrt_gets_symmetric_int8_and_float_biases(shipped: tuple[str, onnx.
 
 def test_ranges_of_another_graph_are_refused(shipped: tuple[str, onnx.ModelProto, Ranges]) -> None:
     _, model, ranges = shipped
-    with pytest.raises(QuantizationError, match="do not fit the graph"):
+    with pytest.raises(PrecisionError, match="do not fit the graph"):
         quantize(model, {f"other_{name}": value for name, value in ranges.items()})
 
 
@@ -210,7 +210,7 @@ def test_a_calibration_of_something_else_is_refused(content: str | None, message
     path = tmp_path / "own.calibration.json"
     fields = json.loads(file_beside(zoo_path("resnet20-preact")).read_text()) | {"checkpoint_sha256": "another"}
     path.write_text(json.dumps(fields) if content is None else content)
-    with pytest.raises(QuantizationError, match=message):
+    with pytest.raises(PrecisionError, match=message):
         read_calibration(path, "this", onnx.ModelProto())
 
 

@@ -23,6 +23,7 @@ from serving.classifier import Classifier
 from serving.config import Settings
 from serving.errors import ErrorAnswer
 from serving.http_api import HttpApi, Opened
+from serving.runners.machine import Machine
 from tests.conftest import PAIR
 
 MAX_BYTES, MAX_PIXELS = 200_000, 1_000_000
@@ -51,7 +52,7 @@ def one_bit_png(width: int, height: int) -> bytes:
 @pytest.fixture(scope="module")
 def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
     limits = Settings(max_image_bytes=MAX_BYTES, max_image_pixels=MAX_PIXELS)
-    classifier = Classifier(exported_pair, limits)
+    classifier = Classifier(exported_pair, limits, Machine())
     with ThreadPoolExecutor(2) as pool:
         yield Opened(classifier, pool)
     classifier.close()

@@ -1,0 +1,61 @@
+"""Engines that were built before, by all that decides what they are. Torch-free.
+
+The default folder is the user's own: an engine is code that the GPU's driver will run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from export.artifact import Engine
+from models.atomic_file import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """`$XDG_CACHE_HOME/preflight/engines`, in `~/.cache` by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "preflight" / "engines"
+
+
+class EngineCache:
+    """A folder of engines `<key>-<sha256>.engine`; what is damaged is not found, and is built again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, engine: Engine) -> bytes | None:
+        for path in self.folder.glob(f"{key_of(engine)}-*.engine"):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == path.stem.rpartition("-")[2]:
+                return content
+        return None
+
+    def keep(self, engine: Engine, content: bytes) -> None:
+        remember(self.folder / f"{key_of(engine)}-{hashlib.sha256(content).hexdigest()}.engine", content)
+
+    def timing(self, engine: Engine) -> Path:
+        """The file of TensorRT's own measurements of kernels, which shorten the next build."""
+        return self.folder / f"{engine.flavour}-{engine.version}-{engine.compute_capability}.timing"
+
+    def kernels(self, content: bytes, compute_capability: str) -> Path:
+        """The file of what TensorRT-RTX compiled for an engine on this GPU, which shortens the next start."""
+        return self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}-{compute_capability}.kernels"
+
+
+def remember(path: Path, content: bytes) -> None:
+    """A file that cannot be kept costs time at the next start, and nothing else."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        logger.warning("%s is not kept (%s); the next start takes as long", path, error)
+
+
+def key_of(engine: Engine) -> str:
+    """Digest of the graph, flavour, version, compute capability and options."""
+    decisive = engine.model_dump_json(exclude={"parity", "accuracy", "not_measured"})
+    return hashlib.sha256(decisive.encode()).hexdigest()[:32]

@@ -1,0 +1,182 @@
+"""An engine, opened: what onnxruntime.InferenceSession is to a graph. Torch-free.
+
+One stream; pinned host buffers; for each bucket, a power of two, one execution context and one CUDA graph of upload,
+inference and download. All contexts share one workspace, since one bucket runs at a time. A batch is padded to the next
+bucket, a larger one than the profile allows is cut up.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact import ArtifactError, Engine, Runtime
+from export.cuda import Cuda
+from export.engine_cache import remember
+from export.flavour import messages
+
+PORTABLE_SINCE = (8, 0)  # TensorRT-RTX's engines without a compute capability: Ampere and later
+
+
+class EngineSession(AbstractContextManager["EngineSession"]):
+    """`run` is for one thread at a time.
+
+    `kernels` is a file that keeps what TensorRT-RTX compiled, so that the next start is quicker.
+
+    Raises:
+        ArtifactError: the engine is of another version or GPU, or damaged; `source` is named, and how to `rebuild`.
+    """
+
+    def __init__(
+        self, content: bytes, engine: Engine, cuda: Cuda, tensorrt: Any, *, source: str, rebuild: str,
+        kernels: Path | None = None,
+    ) -> None:  # fmt: skip
+        refuse_strangers(engine, cuda, tensorrt, source, rebuild)
+        self.cuda, self.tensorrt = cuda, tensorrt
+        self.log = messages(tensorrt)  # TensorRT does not keep it alive
+        self.stack = ExitStack()
+        with ExitStack() as opening:
+            opening.callback(self.close)
+            cuda.use()
+            self.engine = self.opened(content, engine.flavour, source, rebuild)
+            self.buckets = buckets_of(engine.profile.maximum)
+            self.contexts: list[Any] = []
+            self.allocate()
+            config, cache = self.configured(engine.flavour, kernels)
+            self.graphs = {bucket: self.prepared(bucket, config) for bucket in self.buckets}
+            if cache is not None and kernels is not None:
+                remember(kernels, bytes(cache.serialize()))
+            opening.pop_all()
+
+    def opened(self, content: bytes, flavour: Runtime, source: str, rebuild: str) -> Any:
+        self.runtime = self.tensorrt.Runtime(self.log)
+        if flavour is Runtime.TENSORRT_RTX:
+            validity, reasons = self.runtime.get_engine_validity(content[: self.runtime.engine_header_size])
+            if validity == self.tensorrt.EngineValidity.INVALID:
+                raise ArtifactError(f"{source}: not valid on {self.cuda} ({reasons}); {rebuild}")
+        engine = self.runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise ArtifactError(f"{source}: does not open on {self.cuda}: {self.log}; {rebuild}")
+        return engine
+
+    def allocate(self) -> None:
+        """Device and pinned host memory for the largest batch of each tensor, and the workspace."""
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        is_input = {name: self.engine.get_tensor_mode(name) == self.tensorrt.TensorIOMode.INPUT for name in names}
+        (self.input,), (self.output,) = ([name for name in names if is_input[name] is kind] for kind in (True, False))
+        self.workspace = self.device(max(self.engine.device_memory_size_v2, 1))
+        self.host: dict[str, NDArray[Any]] = {}
+        self.memory: dict[str, int] = {}
+        for name in names:
+            shape = (self.buckets[-1], *tuple(self.engine.get_tensor_shape(name))[1:])
+            self.host[name] = self.cuda.pinned(shape, self.tensorrt.nptype(self.engine.get_tensor_dtype(name)))
+            self.stack.callback(self.cuda.free_pinned, self.host[name])
+            self.memory[name] = self.device(self.host[name].nbytes)
+        self.stream = self.cuda.stream()
+        self.stack.callback(self.cuda.call, "cudaStreamDestroy", self.stream)
+
+    def device(self, size: int) -> int:
+        pointer = self.cuda.allocate(size)
+        self.stack.callback(self.cuda.free, pointer)
+        return pointer
+
+    def configured(self, flavour: Runtime, kernels: Path | None) -> tuple[Any, Any]:
+        """How contexts are made; TensorRT-RTX compiles kernels for each shape at once, and can keep them."""
+        config = self.engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(self.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if flavour is not Runtime.TENSORRT_RTX:
+            return config, None
+        strategies = self.tensorrt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        cache = config.create_runtime_cache()
+        if kernels is not None and kernels.exists():
+            cache.deserialize(kernels.read_bytes())
+        config.set_runtime_cache(cache)
+        return config, cache
+
+    def prepared(self, bucket: int, config: Any) -> Any:
+        """A CUDA graph of one bucket, or its context where the engine's work cannot be captured."""
+        context = self.engine.create_execution_context(config)
+        context.set_device_memory(self.workspace, self.engine.device_memory_size_v2)
+        context.set_input_shape(self.input, (bucket, *self.host[self.input].shape[1:]))
+        for name, pointer in self.memory.items():
+            context.set_tensor_address(name, pointer)
+        self.contexts.append(context)  # to live as long as the graph
+        self.enqueue(bucket, context)  # what is set up at the first run must not be captured
+        self.cuda.synchronize(self.stream)
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self.stream)):
+            return lambda: self.enqueue(bucket, context)
+        self.cuda.begin_capture(self.stream)
+        try:
+            self.enqueue(bucket, context)
+        finally:
+            graph = self.cuda.end_capture(self.stream)
+        self.stack.callback(self.cuda.call, "cudaGraphExecDestroy", graph)
+        return lambda: self.cuda.launch(graph, self.stream)
+
+    def enqueue(self, bucket: int, context: Any) -> None:
+        self.cuda.upload(self.memory[self.input], self.host[self.input][:bucket], self.stream)
+        if not context.execute_async_v3(int(self.stream)):
+            raise ArtifactError(f"TensorRT does not run a batch of {bucket}: {self.log}")
+        self.cuda.download(self.host[self.output][:bucket], self.memory[self.output], self.stream)
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 pixels [N, H, W, 3] -> logits [N, classes]."""
+        self.cuda.use()
+        largest = self.buckets[-1]
+        return np.concatenate(
+            [self.run_bucket(images[start : start + largest]) for start in range(0, len(images), largest)]
+        )
+
+    def run_bucket(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        bucket = next(size for size in self.buckets if size >= len(images))
+        self.host[self.input][: len(images)] = images  # what was there before pads the rest: rows do not mix
+        self.graphs[bucket]()
+        self.cuda.synchronize(self.stream)
+        logits: NDArray[np.float32] = self.host[self.output][: len(images)].copy()
+        return logits
+
+    def close(self) -> None:
+        self.stack.close()
+        self.graphs, self.contexts = {}, []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+
+def buckets_of(largest: int) -> tuple[int, ...]:
+    """Powers of two, and the largest batch itself."""
+    return (*(1 << power for power in range((largest - 1).bit_length())), largest)
+
+
+def fits(engine: Engine, cuda: Cuda, tensorrt: Any) -> bool:
+    try:
+        refuse_strangers(engine, cuda, tensorrt, "", "")
+    except ArtifactError:
+        return False
+    return True
+
+
+def refuse_strangers(engine: Engine, cuda: Cuda, tensorrt: Any, source: str, rebuild: str) -> None:
+    """Raises ArtifactError where an engine is for another version or compute capability than is here."""
+    if engine.version != tensorrt.__version__:
+        raise ArtifactError(
+            f"{source}: was built by {engine.flavour} {engine.version}, here is {tensorrt.__version__}; {rebuild}"
+        )
+    if engine.compute_capability is None:
+        if tuple(map(int, cuda.compute_capability.split("."))) < PORTABLE_SINCE:
+            raise ArtifactError(f"{source}: was built for compute capability 8.0 and later, here is {cuda}; {rebuild}")
+    elif engine.compute_capability != cuda.compute_capability:
+        raise ArtifactError(
+            f"{source}: was built for compute capability {engine.compute_capability}, here is {cuda}; {rebuild}"
+        )

@@ -1,0 +1,47 @@
+"""NVIDIA's two TensorRTs, which are one API: chosen by name, never one in the other's place. Torch-free."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from export.artifact import Runtime
+from export.cuda import UnavailableError
+
+OLDEST = {Runtime.TENSORRT: (10, 16), Runtime.TENSORRT_RTX: (1, 2)}  # stream capture needs that of TensorRT-RTX
+INSTALL = {Runtime.TENSORRT: "pip install tensorrt", Runtime.TENSORRT_RTX: "pip install tensorrt-rtx"}
+
+
+def load(flavour: Runtime) -> Any:
+    """The Python module of a flavour.
+
+    Raises:
+        UnavailableError: it is not installed, not usable, or too old.
+    """
+    try:
+        module = importlib.import_module(str(flavour))
+    except (ImportError, OSError) as error:  # the module without its libraries is an OSError
+        raise UnavailableError(f"{flavour} is not installed ({error}): {INSTALL[flavour]}") from error
+    found = tuple(int(part) for part in module.__version__.split(".")[:2])
+    if found < OLDEST[flavour]:
+        oldest = ".".join(map(str, OLDEST[flavour]))
+        raise UnavailableError(f"{flavour} is {module.__version__}, expected at least {oldest}: {INSTALL[flavour]} -U")
+    return module
+
+
+def messages(module: Any) -> Any:
+    """A logger for TensorRT that keeps its warnings and errors in a list, `found`, and prints nothing."""
+
+    class Messages(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.found: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in {module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR}:
+                self.found.append(text)
+
+        def __str__(self) -> str:
+            return "; ".join(self.found) or "it gives no reason"
+
+    return Messages()

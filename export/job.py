@@ -1,0 +1,99 @@
+"""What is to be exported, and how."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from export.artifact import Precision, Runtime
+from export.cuda import Cuda, UnavailableError, open_cuda
+from export.flavour import load
+from export.images import Pixels, bundled_photographs, from_photographs, from_split, random_pixels
+from export.source import Source, named_by, open_source
+from models.choice import ModelChoice
+from models.data import Part, Split, load_split
+from models.spec import Preprocessing, SpecError
+
+AUTO: Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """How every variant of one command is exported.
+
+    `most_points_lost` is the gate of lower precisions, in percentage points; None is each precision's own.
+    """
+
+    untrained: bool
+    data: Path | None
+    images: Path | None
+    max_batch_size: int
+    fold: bool
+    runtime: Runtime
+    compute_capability: str | None
+    engine_cache: Path
+    precision: Precision | Literal["auto"]
+    calibration: Path | None
+    save_calibration: Path | None
+    most_points_lost: float | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to export, and what is the same for each precision of it."""
+
+    source: Source
+    split: Split | None
+    settings: ExportSettings
+    images: Pixels
+    images_are: str
+    cuda: Cuda | UnavailableError
+
+    @property
+    def variant(self) -> str:
+        return self.source.spec.variant
+
+    @property
+    def labelled(self) -> Split | None:
+        """Labelled data, where accuracy means something."""
+        return self.split if self.source.checkpoint is not None else None
+
+
+def open_job(choice: ModelChoice, settings: ExportSettings) -> Job:
+    if settings.untrained and choice.checkpoint is not None:
+        raise SpecError(f"--untrained and the checkpoint {choice.checkpoint} exclude each other")
+    cuda = cuda_or_reason(settings.runtime)
+    source = open_source(choice, untrained=settings.untrained)
+    preprocessing = source.spec.preprocessing
+    split = load_split(settings.data, Part.TEST, preprocessing) if settings.data is not None else None
+    if split is not None and source.checkpoint is not None:
+        source = named_by(source, split)
+    images, images_are = parity_images(split, settings.images, preprocessing)
+    return Job(source, split, settings, images, images_are, cuda)
+
+
+def cuda_or_reason(runtime: Runtime) -> Cuda | UnavailableError:
+    if runtime is Runtime.ONNXRUNTIME:
+        return UnavailableError("a graph is verified on the CPU")
+    load(runtime)  # nothing is begun that cannot be finished
+    try:
+        return open_cuda()
+    except UnavailableError as error:
+        return error
+
+
+def parity_images(split: Split | None, photographs: Path | None, preprocessing: Preprocessing) -> tuple[Pixels, str]:
+    """The images to compare logits on, and a description of them."""
+    if split is not None:
+        return from_split(split), f"{split.name} test"
+    photographs = photographs or bundled_photographs()
+    if photographs is not None:
+        return from_photographs(photographs, preprocessing)
+    say("warning: parity is measured on random pixels")
+    return random_pixels(preprocessing), "random pixels: no --data, no --images, no scikit-image"
+
+
+def say(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)

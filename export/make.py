@@ -1,0 +1,139 @@
+"""One artifact in one precision: folded, lowered, verified, with its engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from export.artifact import (
+    ENGINE_FILE,
+    GRAPH_FILE,
+    Accuracy,
+    Engine,
+    Folding,
+    Manifest,
+    Parity,
+    Precision,
+    Quantization,
+    Runtime,
+    write_manifest,
+)
+from export.calibration import Calibration, calibration_of
+from export.cuda import Cuda, UnavailableError
+from export.describe import Measured, describe, with_engine
+from export.engine_cache import EngineCache
+from export.engine_session import EngineSession
+from export.flavour import load
+from export.folding.fold import fold
+from export.job import Job, say
+from export.quantize import MadeFor, quantize
+from export.to_engine import profile_for, rebuild_with, target, to_engine
+from export.to_fp16 import to_fp16
+from export.verify import MOST_POINTS_LOST, TOLERANCE, Run, compare, measure_accuracy, open_graph, refuse_loss
+
+FLOAT_FILE = "float.onnx"
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact in its folder, verified, not yet registered."""
+
+    folder: Path
+    manifest: Manifest
+    calibration: Calibration | None
+
+
+def make(job: Job, converted: onnx.ModelProto, precision: Precision, scratch: Path) -> Made:
+    """One artifact.
+
+    Raises:
+        PrecisionError: it loses more than `most_points_lost`.
+        ParityError: it computes something else than the network.
+    """
+    folder = scratch / f"artifact-{precision}"
+    folder.mkdir()
+    model, folding = folded(converted, job.variant, precision) if job.settings.fold else (converted, None)
+    fp32_accuracy = None
+    if precision is not Precision.FP32 and job.labelled is not None:
+        onnx.save(model, scratch / FLOAT_FILE)
+        fp32_accuracy = measure_accuracy(open_graph(scratch / FLOAT_FILE), job.labelled, job.source.labels)
+    model, quantization, calibration = lowered(job, model, precision)
+    onnx.save(model, folder / GRAPH_FILE)
+    say(f"{job.variant}: verifying against torch")
+    parity, accuracy = verified(job, open_graph(folder / GRAPH_FILE), precision, fp32_accuracy)
+    measured = Measured(folding, quantization, fp32_accuracy, parity, accuracy)
+    manifest = describe(job.source, folder, precision, job.settings.max_batch_size, measured)
+    if job.settings.runtime is not Runtime.ONNXRUNTIME:
+        manifest = add_engine(job, folder, manifest)
+    write_manifest(folder, manifest)
+    return Made(folder, manifest, calibration)
+
+
+def folded(model: onnx.ModelProto, variant: str, precision: Precision) -> tuple[onnx.ModelProto, Folding]:
+    graph = ir.from_proto(model)
+    report = fold(graph, precision)
+    say(f"{variant}: BatchNormalization on the residual stream, {report}")
+    return ir.to_proto(graph), Folding(folded=report.folded, left=report.left)
+
+
+def lowered(
+    job: Job, model: onnx.ModelProto, precision: Precision
+) -> tuple[onnx.ModelProto, Quantization | None, Calibration | None]:
+    if precision is Precision.FP32:
+        return model, None, None
+    if precision is Precision.FP16:
+        return to_fp16(model), None, None
+    say(f"{job.variant}: quantizing to int8")
+    found = calibration_of(model, job.source, job.settings.calibration, job.settings.data)
+    made_for = MadeFor.ONNXRUNTIME if job.settings.runtime is Runtime.ONNXRUNTIME else MadeFor.TENSORRT
+    return quantize(model, found.ranges, made_for), Quantization(images=found.images, n=found.n), found
+
+
+def verified(
+    job: Job, run: Run, precision: Precision, fp32_accuracy: Accuracy | None
+) -> tuple[Parity, Accuracy | None]:
+    """Parity, and accuracy where there is labelled data; refused where either is not what the precision allows."""
+    parity = compare(job.source.graph, run, job.images, job.images_are, TOLERANCE[precision])
+    if job.labelled is None:
+        return parity, None
+    accuracy = measure_accuracy(run, job.labelled, job.source.labels)
+    if fp32_accuracy is not None:
+        most = job.settings.most_points_lost
+        refuse_loss(fp32_accuracy, accuracy, precision, MOST_POINTS_LOST[precision] if most is None else most)
+    return parity, accuracy
+
+
+def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
+    """Build the engine of a graph beside it, and verify it where its GPU is."""
+    settings = job.settings
+    say(f"{job.variant}: building the engine")
+    cache = EngineCache(settings.engine_cache)
+    profile = profile_for(settings.max_batch_size)
+    capability = target(settings.runtime, settings.compute_capability, job.cuda)
+    content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, capability, cache)
+    (folder / ENGINE_FILE).write_bytes(content)
+    reason = cannot_run(engine, job.cuda)
+    if isinstance(job.cuda, UnavailableError) or reason is not None:
+        say(f"{job.variant}: the engine was not run: {reason}")
+        return with_engine(manifest, folder, engine.model_copy(update={"not_measured": reason}))
+    say(f"{job.variant}: verifying the engine against torch")
+    with open_engine(content, engine, job.cuda, manifest) as session:
+        parity, accuracy = verified(job, session.run, manifest.precision, manifest.fp32_accuracy)
+    measured = {"parity": parity, "accuracy": accuracy, "not_measured": None}
+    return with_engine(manifest, folder, engine.model_copy(update=measured))
+
+
+def cannot_run(engine: Engine, cuda: Cuda | UnavailableError) -> str | None:
+    if isinstance(cuda, UnavailableError):
+        return f"built where there is {cuda}"
+    if engine.compute_capability not in (None, cuda.compute_capability):
+        return f"built for compute capability {engine.compute_capability}, on {cuda}"
+    return None
+
+
+def open_engine(content: bytes, engine: Engine, cuda: Cuda, manifest: Manifest) -> EngineSession:
+    source = f"the engine of {manifest.variant}"
+    return EngineSession(content, engine, cuda, load(engine.flavour), source=source, rebuild=rebuild_with(manifest))

@@ -1,0 +1,97 @@
+"""`--precision auto`: the fastest precision that passes its gate, both measured here."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import onnx
+from tqdm import tqdm
+
+from export.artifact import ENGINE_FILE, GRAPH_FILE, Precision, Runtime
+from export.cuda import UnavailableError
+from export.job import Job, say
+from export.make import Made, make, open_engine
+from export.quantize import PrecisionError
+from export.verify import ParityError, Run, open_graph
+from models.paired import median_interval
+from models.spec import SpecError
+
+CANDIDATES = {  # from the most exact; on CPUs float16 is computed in float32, with conversions
+    Runtime.ONNXRUNTIME: (Precision.FP32, Precision.INT8),
+    Runtime.TENSORRT: tuple(Precision),
+    Runtime.TENSORRT_RTX: tuple(Precision),
+}
+ROUNDS = 40
+TURN_S = 0.01
+WARM_UP = 3  # runs of each that are not timed
+
+
+def fastest(job: Job, converted: onnx.ModelProto, scratch: Path) -> Made:
+    """Make every candidate, leave out those that lose too much, time the others in one interleaved run, one image each.
+
+    A lower precision is taken where the 95 % interval of its time over that of the best so far lies below 1.
+
+    Raises:
+        SpecError: there is no labelled data to judge by.
+        UnavailableError: engines, and no GPU to time them on.
+    """
+    if job.labelled is None:
+        raise SpecError("--precision auto weighs speed against accuracy, which takes trained weights and --data FOLDER")
+    if job.settings.runtime is not Runtime.ONNXRUNTIME and isinstance(job.cuda, UnavailableError):
+        raise UnavailableError(f"--precision auto times the engines, and there is {job.cuda}; name a precision")
+    made: dict[Precision, Made] = {}
+    for precision in CANDIDATES[job.settings.runtime]:
+        try:
+            made[precision] = make(job, converted, precision, scratch)
+        except (PrecisionError, ParityError) as error:
+            if precision is Precision.FP32:
+                raise
+            say(f"{job.variant}: {precision} is passed over: {error}")
+    with ExitStack() as stack:
+        seconds = timed({precision: opened(job, each, stack) for precision, each in made.items()}, job)
+    best, *others = made
+    for precision in others:
+        ratio = median_interval(seconds[precision] / seconds[best])
+        say(
+            f"{job.variant}: {precision} / {best} in time {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], "
+            f"{1e3 * np.median(seconds[precision]):.2f} / {1e3 * np.median(seconds[best]):.2f} ms an image"
+        )
+        best = precision if ratio.high < 1 else best
+    say(f"{job.variant}: {best} is the fastest that passes")
+    return made[best]
+
+
+def opened(job: Job, made: Made, stack: ExitStack) -> Run:
+    engine = made.manifest.engine
+    if engine is None:
+        return open_graph(made.folder / GRAPH_FILE)
+    assert not isinstance(job.cuda, UnavailableError)
+    content = (made.folder / ENGINE_FILE).read_bytes()
+    return stack.enter_context(open_engine(content, engine, job.cuda, made.manifest)).run
+
+
+def timed(runs: dict[Precision, Run], job: Job) -> dict[Precision, np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    """The median seconds of a run in each round; which comes first changes from round to round."""
+    image = job.images[:1]
+    for run in runs.values():
+        for _ in range(WARM_UP):
+            run(image)
+    order = list(runs)
+    found: dict[Precision, list[float]] = {precision: [] for precision in order}
+    for number in tqdm(range(ROUNDS), desc="timing", unit="round", leave=False):
+        for place in range(len(order)):
+            precision = order[(number + place) % len(order)]
+            found[precision].append(turn(runs[precision], image))
+    return {precision: np.array(each) for precision, each in found.items()}
+
+
+def turn(run: Run, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
+    found: list[float] = []
+    while sum(found) < TURN_S:
+        begun = time.perf_counter()
+        run(image)
+        found.append(time.perf_counter() - begun)
+    return float(np.median(found))

@@ -1,0 +1,114 @@
+"""Which runtime serves an artifact. What was asked for runs, or nothing does.
+
+`auto` passes over what the machine or the artifact lacks, and says so. What is there and does not fit, such as an
+engine of another GPU, stops the start: serving on something slower, unnoticed, is what people complain of most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.artifact import ENGINE_FILE, Manifest, Precision, Runtime
+from export.cuda import UnavailableError
+from export.engine_session import refuse_strangers
+from export.to_engine import rebuild_with
+from serving.config import Engines, ServingRuntime, Settings
+from serving.runners.base import Runner
+from serving.runners.machine import Machine
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+FLAVOURS = {
+    ServingRuntime.TENSORRT: Runtime.TENSORRT,
+    ServingRuntime.TENSORRT_RTX: Runtime.TENSORRT_RTX,
+}
+BEST_FIRST = tuple(runtime for runtime in ServingRuntime if runtime is not ServingRuntime.AUTO)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What will run an artifact, and why each better runtime will not."""
+
+    runtime: ServingRuntime
+    passed_over: dict[ServingRuntime, str]
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"not {runtime}: {reason}" for runtime, reason in self.passed_over.items())
+        return f"{self.runtime}{f' ({reasons})' if reasons else ''}"
+
+
+def choose(folder: Path, manifest: Manifest, settings: Settings, machine: Machine) -> Choice:
+    """Without opening anything.
+
+    Raises:
+        UnavailableError: what was asked for cannot run here.
+        ArtifactError: the engine is of another version or GPU.
+    """
+    asked = settings.runtime
+    passed_over: dict[ServingRuntime, str] = {}
+    for runtime in BEST_FIRST if asked is ServingRuntime.AUTO else (asked,):
+        reason = obstacle(runtime, manifest, settings, machine)
+        if reason is None:
+            refuse_stranger(runtime, folder, manifest, settings, machine)
+            return Choice(runtime, passed_over)
+        passed_over[runtime] = reason
+    reasons = "; ".join(f"{runtime}: {reason}" for runtime, reason in passed_over.items())
+    raise UnavailableError(f"{manifest.variant} cannot be served as SERVING_RUNTIME={asked} asks: {reasons}")
+
+
+def obstacle(runtime: ServingRuntime, manifest: Manifest, settings: Settings, machine: Machine) -> str | None:
+    """What a runtime lacks to run an artifact, in words; None if nothing. The quickest questions come first."""
+    if runtime is ServingRuntime.ONNXRUNTIME:
+        return None
+    flavour = FLAVOURS.get(runtime)
+    return artifact_lacks(flavour, manifest, settings) or machine_lacks(flavour, machine)
+
+
+def artifact_lacks(flavour: Runtime | None, manifest: Manifest, settings: Settings) -> str | None:
+    """For an engine of a flavour, or, where that is None, for ONNX Runtime on a GPU."""
+    if flavour is not None and manifest.runtime is not flavour and settings.engines is Engines.AS_EXPORTED:
+        return f"the artifact has no engine of it (python -m export --runtime {flavour}, or SERVING_ENGINES=rebuild)"
+    if manifest.precision is Precision.INT8 and flavour is None:
+        return "int8 graphs are made for TensorRT or for CPUs; fp16 runs here"
+    if manifest.precision is Precision.INT8 and manifest.runtime is Runtime.ONNXRUNTIME:
+        return "the int8 graph was made for CPUs"
+    return None
+
+
+def machine_lacks(flavour: Runtime | None, machine: Machine) -> str | None:
+    if isinstance(machine.cuda, UnavailableError):
+        return str(machine.cuda)
+    if flavour is None:
+        absent = CUDA_PROVIDER not in machine.providers
+        return "the installed onnxruntime is for CPUs; onnxruntime-gpu has to take its place" if absent else None
+    try:
+        machine.tensorrt(flavour)
+    except UnavailableError as error:
+        return str(error)
+    return None
+
+
+def refuse_stranger(
+    runtime: ServingRuntime, folder: Path, manifest: Manifest, settings: Settings, machine: Machine
+) -> None:
+    """Raises ArtifactError where the engine that would be opened is not for this machine."""
+    flavour = FLAVOURS.get(runtime)
+    if flavour is None or manifest.engine is None or settings.engines is Engines.REBUILD:
+        return
+    refuse_strangers(
+        manifest.engine, machine.gpu(), machine.tensorrt(flavour), str(folder / ENGINE_FILE), rebuild_with(manifest)
+    )
+
+
+def open_runner(folder: Path, manifest: Manifest, settings: Settings, machine: Machine) -> Runner:
+    """Open an artifact with the runtime that `choose` finds; a runtime is imported when it is chosen."""
+    runtime = choose(folder, manifest, settings, machine).runtime
+    if runtime in FLAVOURS:
+        from serving.runners.tensorrt_runner import open_tensorrt  # noqa: PLC0415
+
+        return open_tensorrt(folder, manifest, FLAVOURS[runtime], settings, machine)
+    from serving.runners import onnxruntime_runner  # noqa: PLC0415
+
+    if runtime is ServingRuntime.ONNXRUNTIME_CUDA:
+        return onnxruntime_runner.on_cuda(folder, manifest, machine.gpu())
+    return onnxruntime_runner.on_cpu(folder, manifest, settings.intra_op_threads)

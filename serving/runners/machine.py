@@ -1,0 +1,40 @@
+"""What this machine has to run models with."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from export.artifact import Runtime
+from export.cuda import Cuda, UnavailableError, open_cuda
+from export.flavour import load
+
+
+class Machine:
+    """Asked only when something wants to know: packages for GPUs take long to import."""
+
+    @cached_property
+    def cuda(self) -> Cuda | UnavailableError:
+        """The GPU, or the reason why there is none."""
+        try:
+            return open_cuda()
+        except UnavailableError as error:
+            return error
+
+    def gpu(self) -> Cuda:
+        """Raises UnavailableError where there is none."""
+        if isinstance(self.cuda, UnavailableError):
+            raise self.cuda
+        return self.cuda
+
+    def tensorrt(self, flavour: Runtime) -> Any:
+        """The Python module; raises UnavailableError where it is not installed."""
+        return load(flavour)
+
+    @cached_property
+    def providers(self) -> list[str]:
+        """The execution providers that the installed ONNX Runtime was built with, whether they find a device or not."""
+        import onnxruntime  # noqa: PLC0415  not needed where TensorRT serves
+
+        names: list[str] = onnxruntime.get_available_providers()
+        return names

@@ -1,0 +1,341 @@
+"""Engines, really built by TensorRT-RTX, which needs no GPU for it; and the names that TensorRT 10 and 11 have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import onnx
+import pytest
+
+from export.__main__ import main
+from export.artifact import (
+    ENGINE_FILE,
+    GRAPH_FILE,
+    ArtifactError,
+    Engine,
+    Manifest,
+    OptimizationProfile,
+    Precision,
+    Runtime,
+    read_manifest,
+)
+from export.cuda import Cuda, UnavailableError
+from export.engine_cache import EngineCache
+from export.flavour import load
+from export.to_engine import EngineError, build, target, to_engine
+from serving.runners.machine import Machine
+from tests.conftest import PAIR
+from tests.export.test_artifact import exported
+from tests.export.test_engine_session import described
+from tests.host_gpu import CLASSES, OWN, RTX_ALONE, HostCudart, tensorrt_rtx
+
+PROFILE = OptimizationProfile(minimum=1, optimum=4, maximum=16)
+RTX = ["--runtime", "tensorrt_rtx"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> list[str]:
+    return ["--engine-cache", str(tmp_path / "engines")]
+
+
+def manifest_and_folder(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Manifest, Path]:
+    version, folder = exported(arguments, capsys)
+    return read_manifest(folder, version), folder
+
+
+@pytest.mark.parametrize("variant", PAIR)
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_shipped_pair_becomes_engines(
+    variant: str,
+    precision: Precision,
+    cache: list[str],
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "images").mkdir()
+    shutil.copy(photographs / "chelsea.png", tmp_path / "images")
+    arguments = [variant, *RTX, "--precision", precision, *cache, "--images", str(tmp_path / "images")]
+    manifest, folder = manifest_and_folder(arguments, capsys)
+    engine = manifest.engine
+    assert engine is not None
+    assert manifest.runtime is engine.flavour is Runtime.TENSORRT_RTX
+    assert engine.version == tensorrt_rtx.__version__
+    assert engine.compute_capability is None
+    assert engine.profile == OptimizationProfile(minimum=1, optimum=8, maximum=64)
+    assert manifest.parity is not None
+    least = {Precision.FP32: 1.0, Precision.FP16: 0.95, Precision.INT8: 0.7}  # on 65 tiles of one photograph
+    assert manifest.parity.top1_agreement >= least[precision]
+    if isinstance(Machine().cuda, UnavailableError):
+        assert engine.parity is None
+        assert "no usable CUDA device" in str(engine.not_measured)
+    assert (folder / ENGINE_FILE).stat().st_size > 1e6
+    assert (
+        tensor_types(folder / GRAPH_FILE)
+        == {
+            Precision.FP32: {"FLOAT"},
+            Precision.FP16: {"FLOAT16"},
+            Precision.INT8: {"FLOAT", "INT8"},
+        }[precision]
+    )
+    bentoml.models.delete(f"{variant}:{folder.name}")  # others want the newest of the pair
+
+
+def tensor_types(path: Path) -> set[str]:
+    """Of all weights that are not shapes."""
+    names = Counter(onnx.TensorProto.DataType.Name(each.data_type) for each in onnx.load(path).graph.initializer)
+    return set(names) - {"INT64"}
+
+
+def test_logits_stay_float32_in_fp16(cache: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    manifest, folder = manifest_and_folder(["resnet8-preact", "--untrained", "--precision", "fp16"], capsys)
+    model = onnx.load(folder / GRAPH_FILE)
+    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert [node.op_type for node in model.graph.node][:2] == ["Cast", "Transpose"]
+    assert manifest.runtime is Runtime.ONNXRUNTIME
+
+
+def test_exporting_again_takes_the_engine_from_the_cache(
+    cache: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["resnet8-postact", "--untrained", *RTX, *cache]
+    first, _ = exported(arguments, capsys)
+    (kept,) = (tmp_path / "engines").glob("*.engine")
+    made = kept.stat().st_mtime_ns
+    second, _ = exported(arguments, capsys)
+    assert first == second
+    assert kept.stat().st_mtime_ns == made
+    kept.write_bytes(kept.read_bytes()[:-1])  # damaged: built anew, not served
+    third, folder = exported(arguments, capsys)
+    read_manifest(folder, third)
+    exported([*arguments, "--max-batch-size", "16"], capsys)  # other options, another engine
+    assert len({path.name.partition("-")[0] for path in (tmp_path / "engines").glob("*.engine")}) == 2
+
+
+@pytest.fixture
+def artifact(cache: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, Path]:
+    """A copy of an artifact with an engine, to be spoiled."""
+    version, folder = exported(["resnet8-preact", "--untrained", *RTX, *cache], capsys)
+    copy = tmp_path / "artifact"
+    copy.mkdir()
+    for path in folder.iterdir():
+        if path.name != "model.yaml":
+            (copy / path.name).write_bytes(path.read_bytes())
+    return version, copy
+
+
+def test_a_truncated_engine_is_refused(artifact: tuple[str, Path]) -> None:
+    version, folder = artifact
+    path = folder / ENGINE_FILE
+    path.write_bytes(path.read_bytes()[:-100])
+    command = "python -m export resnet8-preact --runtime tensorrt_rtx --untrained"
+    with pytest.raises(
+        ArtifactError, match=rf"model\.engine: sha256 is .*, the manifest says .*export again: {command}"
+    ):
+        read_manifest(folder, version)
+
+
+def test_a_missing_engine_is_refused(artifact: tuple[str, Path]) -> None:
+    version, folder = artifact
+    (folder / ENGINE_FILE).unlink()
+    with pytest.raises(ArtifactError, match=r"model\.engine: No such file"):
+        read_manifest(folder, version)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"runtime": "onnxruntime"}, {"runtime": "tensorrt"}, {"engine": None}, {"files": {"model.onnx": "0"}}],
+)
+def test_a_manifest_whose_engine_contradicts_it_is_refused(artifact: tuple[str, Path], change: dict[str, Any]) -> None:
+    _, folder = artifact
+    fields = json.loads((folder / "manifest.json").read_text())
+    Manifest.model_validate(fields)
+    with pytest.raises(ValueError, match="the runtime is"):
+        Manifest.model_validate(fields | change)
+
+
+def test_an_engine_without_measurements_says_why() -> None:
+    fields = described().model_dump()
+    with pytest.raises(ValueError, match="the reason for its absence None"):
+        Engine.model_validate(fields | {"not_measured": None})
+    with pytest.raises(ValueError, match="minimum <= optimum <= maximum"):
+        OptimizationProfile(minimum=1, optimum=9, maximum=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*RTX, "--compute-capability", "9.0"], "tensorrt_rtx has no compute capability 9.0; it knows SM120"),
+        (["--precision", "auto"], "takes trained weights and --data FOLDER"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(
+    arguments: list[str], message: str, cache: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resnet8-preact", "--untrained", *arguments, *cache]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_flavour_that_is_not_installed_is_named_before_anything_is_built(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        load(Runtime.TENSORRT)
+    except UnavailableError:
+        assert main(["resnet8-preact", "--untrained", "--runtime", "tensorrt"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "tensorrt is not installed" in line
+        assert "pip install tensorrt" in line
+    else:
+        pytest.skip("needs a machine without TensorRT")
+
+
+def test_tensorrt_builds_for_the_gpu_at_hand_alone() -> None:
+    here = Cuda(HostCudart("9.0"))
+    assert target(Runtime.TENSORRT, None, here) == "9.0"
+    assert target(Runtime.TENSORRT_RTX, "8.9", here) == "8.9"
+    with pytest.raises(EngineError, match=r"which is Host GPU, compute capability 9\.0, not for 8\.9"):
+        target(Runtime.TENSORRT, "8.9", here)
+    with pytest.raises(UnavailableError, match="tensorrt builds for the GPU at hand, and there is no GPU"):
+        target(Runtime.TENSORRT, None, UnavailableError("no GPU"))
+
+
+def test_a_graph_that_tensorrt_cannot_parse_is_refused_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"no graph")
+    with pytest.raises(EngineError, match=r"x\.onnx: the parser refuses it: .*MODEL_DESERIALIZE_FAILED"):
+        to_engine(tmp_path / "x.onnx", Runtime.TENSORRT_RTX, PROFILE, None, None)
+
+
+def test_a_graph_of_fixed_batches_is_refused(tmp_path: Path) -> None:
+    images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 4])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, 4])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["images"], ["logits"])], "fixed", [images], [logits])
+    path = tmp_path / "x.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    with pytest.raises(EngineError, match=r"input images has shape \(1, 4\): the first axis alone may vary"):
+        to_engine(path, Runtime.TENSORRT_RTX, PROFILE, None, None)
+
+
+class Recorder:
+    """Stands before an object of TensorRT and notes each name that is asked of it, by the object's class."""
+
+    def __init__(self, real: Any, used: set[tuple[str, str]]) -> None:
+        object.__setattr__(self, "real", real)
+        object.__setattr__(self, "used", used)
+
+    def __getattr__(self, name: str) -> Any:
+        owner = self.real
+        kind = "" if owner is tensorrt_rtx else owner.__name__ if isinstance(owner, type) else type(owner).__name__
+        self.used.add((kind, name))
+        found = getattr(owner, name)
+        if name == "ILogger" or not callable(found):
+            return found
+        return Recorder(found, self.used)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.used.add((type(self.real).__name__, name))
+        setattr(self.real, name, value)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        plain = [each.real if isinstance(each, Recorder) else each for each in arguments]
+        result = self.real(*plain, **{k: v.real if isinstance(v, Recorder) else v for k, v in named.items()})
+        is_plain = isinstance(result, tensorrt_rtx.IHostMemory)  # a buffer, which nothing can stand before
+        return result if is_plain or not type(result).__module__.startswith("tensorrt") else Recorder(result, self.used)
+
+
+@pytest.fixture(scope="module")
+def names_used(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
+    """What our builder asks of TensorRT where the flavour is `tensorrt`, noted while TensorRT-RTX builds for it."""
+    used: set[tuple[str, str]] = set()
+    folder = tmp_path_factory.mktemp("engine")
+    assert main(["resnet8-preact", "--untrained", "--precision", "fp16"]) == 0
+    graph = Path(bentoml.models.get("resnet8-preact").path) / GRAPH_FILE
+    engine = described(Runtime.TENSORRT, optimization_level=3)
+    recorder: Any = Recorder(tensorrt_rtx, used)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Timing cache operations are no-ops in TensorRT-RTX")
+        content = build(recorder, graph, engine, EngineCache(folder))
+    assert len(content) > 1e5
+    return used
+
+
+STUBS = """
+#define STUB(name) void *name(void) { return 0; }
+STUB(createInferBuilder_INTERNAL) STUB(createInferRefitter_INTERNAL) STUB(createInferRuntime_INTERNAL)
+STUB(createNvOnnxParserRefitter_INTERNAL) STUB(createNvOnnxParser_INTERNAL) STUB(getBuilderPluginRegistry)
+STUB(getNvOnnxParserVersion) STUB(getPluginRegistry) STUB(initLibNvInferPlugins)
+"""
+LISTING = """
+import inspect, json, tensorrt_bindings as trt
+names = {name: dir(each) for name, each in vars(trt).items() if inspect.isclass(each)}
+print(json.dumps({"": dir(trt), "version": [trt.__version__]} | names))
+"""
+
+
+@pytest.fixture(scope="module", params=["10", "11"])
+def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The names in NVIDIA's real bindings, imported over libraries without content."""
+    compiler = shutil.which("cc")
+    installed = Path(sys.prefix) / f"tensorrt-{request.param}" / "tensorrt_bindings"
+    if compiler is None or not installed.is_dir():
+        pytest.skip("needs a C compiler, and TensorRT's bindings, which `make test` installs")
+    folder = tmp_path_factory.mktemp("bindings")
+    shutil.copytree(installed, folder / "tensorrt_bindings")
+    (folder / "stubs.c").write_text(STUBS)
+    for name in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
+        library = folder / "tensorrt_bindings" / f"lib{name}.so.{request.param}"
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "stubs.c"], check=True)
+    done = subprocess.run([sys.executable, "-c", LISTING], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    listed: dict[str, list[str]] = json.loads(done.stdout)
+    assert listed["version"][0].split(".")[0] == request.param
+    return listed
+
+
+def test_the_bindings_have_what_the_builder_uses(
+    bindings: dict[str, list[str]], names_used: set[tuple[str, str]]
+) -> None:
+    classes = {kind for kind, _ in names_used}
+    assert {"", "Builder", "IBuilderConfig", "INetworkDefinition", "OnnxParser", "BuilderFlag", "ITensor"} <= classes
+    missing = {(kind, name) for kind, name in names_used if name not in bindings.get(kind, [])}
+    assert not missing
+
+
+def test_the_bindings_have_what_a_session_uses(bindings: dict[str, list[str]]) -> None:
+    """The double of a GPU stands for exactly that; its TensorRT goes without what is TensorRT-RTX's alone."""
+    for kind, double in CLASSES.items():
+        used = {name for name in dir(double) if not name.startswith("_")} - OWN - RTX_ALONE
+        assert not used - set(bindings[kind])
+    assert "USER_MANAGED" in bindings["ExecutionContextAllocationStrategy"]
+    assert "INPUT" in bindings["TensorIOMode"]
+    assert {"ILogger", "nptype", "uint8", "float32"} <= set(bindings[""])
+    assert {"ERROR", "INTERNAL_ERROR"} <= set(bindings["ILogger"])
+
+
+def test_a_name_that_is_gone_would_be_noticed(bindings: dict[str, list[str]]) -> None:
+    assert "create_runtime_cache" not in bindings["IRuntimeConfig"]
+    assert ("FP16" in bindings["BuilderFlag"]) is bindings["version"][0].startswith("10.")
+
+
+def test_precision_auto_takes_the_fastest_that_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On labelled data, by ONNX Runtime: int8 of the shipped network is faster; with an impossible gate it is fp32."""
+    from tests.models.test_data import write_batches
+
+    data = tmp_path / "cifar-10-batches-py"
+    data.mkdir()
+    write_batches(data)
+    arguments = [PAIR[1], "--precision", "auto", "--data", str(data), "--most-points-lost"]
+    strict, _ = exported([*arguments, "-101"], capsys)
+    assert strict.startswith("onnxruntime-fp32-")
+    capsys.readouterr()
+    assert main([*arguments, "100"]) == 0
+    said = capsys.readouterr()
+    assert "int8 / fp32 in time " in said.err
+    chosen = said.out.partition("onnxruntime-")[2].partition("-")[0]
+    assert f"{chosen} is the fastest that passes" in said.err

@@ -1,0 +1,242 @@
+"""What was asked for runs, or nothing does; and what `auto` passes over, it names."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import bentoml
+import numpy as np
+import pytest
+
+from export.__main__ import main
+from export.artifact import GRAPH_FILE, ArtifactError, Manifest, Precision, Runtime, read_manifest
+from export.cuda import UnavailableError
+from export.verify import open_graph
+from loadtests.local_service import ServiceError, local_service
+from serving.classifier import Classifier
+from serving.config import Engines, ServingRuntime, Settings
+from serving.runners.base import Runner
+from serving.runners.choice import choose, open_runner
+from serving.runners.machine import Machine
+from serving.runners.onnxruntime_runner import cuda_session
+from tests.conftest import ROOT
+from tests.host_gpu import VERSION, HostCudart, HostMachine, HostTensorRt
+from tests.serving.test_http_api import encoded
+
+ENGINE_ARTIFACT = ["resnet14-preact", "--untrained", "--runtime", "tensorrt_rtx"]
+
+
+class NoGpu(Machine):
+    """A machine without one, whatever this one has."""
+
+    cuda = UnavailableError("no usable CUDA device")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    tag: str
+    folder: Path
+    manifest: Manifest
+
+
+def stored(tag: str) -> Artifact:
+    model = bentoml.models.get(tag)
+    folder = Path(model.path)
+    return Artifact(tag, folder, read_manifest(folder, str(model.tag.version)))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An artifact with a real engine, portable as TensorRT-RTX builds it."""
+    cache = tmp_path_factory.mktemp("engines")
+    assert main([*ENGINE_ARTIFACT, "--engine-cache", str(cache)]) == 0
+    return stored("resnet14-preact")
+
+
+@pytest.fixture(scope="module")
+def plain(exported_pair: tuple[str, str]) -> Artifact:
+    return stored(exported_pair[1])
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(engine_cache=tmp_path / "cache")
+
+
+def with_gpu(artifact: Artifact, compute_capability: str = "8.9") -> HostMachine:
+    return HostMachine(HostTensorRt(artifact.folder / GRAPH_FILE, HostCudart(compute_capability)))
+
+
+def asking(settings: Settings, runtime: str = "auto", engines: Engines = Engines.AS_EXPORTED) -> Settings:
+    return settings.model_copy(update={"runtime": ServingRuntime(runtime), "engines": engines})
+
+
+def test_auto_takes_the_engine_where_its_gpu_is(engine: Artifact, settings: Settings) -> None:
+    choice = choose(engine.folder, engine.manifest, settings, with_gpu(engine))
+    assert choice.runtime is ServingRuntime.TENSORRT_RTX
+    assert str(choice).startswith("tensorrt_rtx (not tensorrt: the artifact has no engine of it (python -m export ")
+
+
+def test_auto_on_a_machine_without_gpu_names_every_better_runtime(engine: Artifact, settings: Settings) -> None:
+    choice = choose(engine.folder, engine.manifest, settings, NoGpu())
+    assert choice.runtime is ServingRuntime.ONNXRUNTIME
+    assert list(choice.passed_over) == ["tensorrt", "tensorrt_rtx", "onnxruntime-cuda"]
+    assert choice.passed_over[ServingRuntime.TENSORRT_RTX] == "no usable CUDA device"
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt_rtx", "onnxruntime-cuda"])
+def test_what_was_asked_for_is_not_replaced(runtime: str, engine: Artifact, settings: Settings) -> None:
+    with pytest.raises(UnavailableError, match=f"resnet14-preact cannot be served as SERVING_RUNTIME={runtime} asks: "):
+        open_runner(engine.folder, engine.manifest, asking(settings, runtime), NoGpu())
+
+
+def test_onnxruntime_for_cpus_is_not_taken_for_one_on_cuda(plain: Artifact, settings: Settings) -> None:
+    machine = with_gpu(plain)
+    machine.providers = ["CPUExecutionProvider"]
+    with pytest.raises(UnavailableError, match="onnxruntime-gpu has to take its place"):
+        choose(plain.folder, plain.manifest, asking(settings, "onnxruntime-cuda"), machine)
+    assert "onnxruntime-gpu" in choose(plain.folder, plain.manifest, settings, machine).passed_over["onnxruntime-cuda"]
+
+
+def test_onnxruntime_that_finds_no_cuda_raises_instead_of_using_the_cpu(plain: Artifact) -> None:
+    """The real ONNX Runtime of this machine: by itself it would log a line and answer from the CPU."""
+    if not isinstance(Machine().cuda, UnavailableError):
+        pytest.skip("needs a machine without a GPU")
+    with pytest.raises(
+        UnavailableError, match=r"model\.onnx: ONNX Runtime (does not run it on CUDA alone|would run it)"
+    ):
+        cuda_session(plain.folder / GRAPH_FILE, Precision.FP32)
+
+
+def test_an_int8_graph_is_not_run_by_what_it_was_not_made_for(plain: Artifact, settings: Settings) -> None:
+    manifest = plain.manifest.model_copy(update={"precision": Precision.INT8})
+    for runtime, engines in (("onnxruntime-cuda", Engines.AS_EXPORTED), ("tensorrt_rtx", Engines.REBUILD)):
+        with pytest.raises(UnavailableError, match="int8 graph"):
+            choose(plain.folder, manifest, asking(settings, runtime, engines), with_gpu(plain))
+
+
+def test_an_engine_of_another_gpu_stops_auto_as_well(engine: Artifact, settings: Settings) -> None:
+    """Something slower would do, and nobody would notice."""
+    with pytest.raises(ArtifactError) as caught:
+        choose(engine.folder, engine.manifest, settings, with_gpu(engine, "7.5"))
+    message = str(caught.value)
+    assert (
+        "model.engine: was built for compute capability 8.0 and later, here is Host GPU, compute capability 7.5"
+        in message
+    )
+    command = "rebuild it: python -m export resnet14-preact --runtime tensorrt_rtx --untrained"
+    assert f"{command}, or serve with SERVING_ENGINES=rebuild" in message
+
+
+def of_version(artifact: Artifact, version: str) -> Manifest:
+    assert artifact.manifest.engine is not None
+    older = artifact.manifest.engine.model_copy(update={"version": version})
+    return artifact.manifest.model_copy(update={"engine": older})
+
+
+def test_an_engine_of_another_version_is_refused_or_rebuilt(engine: Artifact, settings: Settings) -> None:
+    manifest, machine = of_version(engine, "1.6.0.1"), with_gpu(engine)
+    with pytest.raises(ArtifactError, match=rf"was built by tensorrt_rtx 1\.6\.0\.1, here is {VERSION}; rebuild it"):
+        open_runner(engine.folder, manifest, settings, machine)
+    rebuilding = asking(settings, engines=Engines.REBUILD)
+    with open_runner(engine.folder, manifest, rebuilding, machine) as runner:
+        assert runner.engine is not None
+        assert runner.engine.version == VERSION
+        assert runner.engine.not_measured == "built when the service started"
+        assert answers_like_the_graph(runner, engine)
+    assert list(settings.engine_cache.glob("*.engine"))
+
+
+def test_rebuilding_makes_an_engine_of_an_artifact_that_has_none(plain: Artifact, settings: Settings) -> None:
+    rebuilding = asking(settings, "tensorrt_rtx", Engines.REBUILD)
+    with open_runner(plain.folder, plain.manifest, rebuilding, with_gpu(plain)) as runner:
+        assert runner.runtime == f"tensorrt_rtx {VERSION}"
+        assert answers_like_the_graph(runner, plain)
+
+
+def test_a_fitting_engine_is_not_rebuilt(engine: Artifact, settings: Settings) -> None:
+    with open_runner(
+        engine.folder, engine.manifest, asking(settings, engines=Engines.REBUILD), with_gpu(engine)
+    ) as runner:
+        assert runner.engine == engine.manifest.engine
+    assert not list(settings.engine_cache.glob("*.engine"))
+
+
+def answers_like_the_graph(runner: Runner, artifact: Artifact, n: int = 3) -> bool:
+    crop = artifact.manifest.spec.preprocessing.crop
+    pixels = np.random.default_rng(0).integers(0, 256, (n, crop, crop, 3), dtype=np.uint8)
+    return np.allclose(runner.infer(pixels), open_graph(artifact.folder / GRAPH_FILE)(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_threads_get_their_own_answers(engine: Artifact, settings: Settings) -> None:
+    crop = engine.manifest.spec.preprocessing.crop
+    images = np.random.default_rng(0).integers(0, 256, (40, crop, crop, 3), dtype=np.uint8)
+    expected = open_graph(engine.folder / GRAPH_FILE)(images)
+    with (
+        open_runner(engine.folder, engine.manifest, settings, with_gpu(engine)) as runner,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        found = np.concatenate(list(pool.map(runner.infer, images[:, np.newaxis])))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_photograph_is_answered_and_variants_says_what_really_runs(engine: Artifact, settings: Settings) -> None:
+    classifier = Classifier((engine.tag,), settings, with_gpu(engine))
+    try:
+        answer = classifier.classify(encoded(), classifier.choose(None), 3, 0.0)
+        assert len(answer.predictions) == 3
+        (variant,) = classifier.variants().variants
+        assert variant.runtime == f"tensorrt_rtx {VERSION}"
+        assert variant.device == "cuda:0, Host GPU, compute capability 8.9"
+        assert variant.precision == "fp32"
+        assert variant.engine == engine.manifest.engine
+    finally:
+        classifier.close()
+
+
+def test_a_classifier_that_cannot_open_everything_keeps_nothing_open(
+    engine: Artifact, exported_pair: tuple[str, str], settings: Settings
+) -> None:
+    machine = with_gpu(engine)
+    with pytest.raises(UnavailableError):
+        Classifier((engine.tag, exported_pair[0]), asking(settings, "tensorrt_rtx"), machine)
+    assert not machine.module.engine.cudart.leaks
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "tensorrt_rtx", "tensorrt"])
+def test_the_real_service_does_not_start_on_the_cpu_instead(runtime: str, engine: Artifact) -> None:
+    if not isinstance(Machine().cuda, UnavailableError):
+        pytest.skip("needs a machine without a GPU")
+    environment = {"SERVING_MODELS": engine.tag, "SERVING_RUNTIME": runtime}
+    with pytest.raises(ServiceError) as caught, local_service(environment=environment, folder=ROOT):
+        pass
+    message = str(caught.value)
+    assert f"cannot be served as SERVING_RUNTIME={runtime} asks" in message
+    assert "Traceback" not in message
+    (line,) = [line for line in message.splitlines() if "asks: " in line]
+    assert "no usable CUDA device" in line or "has no engine of it" in line
+
+
+def test_the_real_service_says_what_auto_passed_over(engine: Artifact) -> None:
+    if not isinstance(Machine().cuda, UnavailableError):
+        pytest.skip("needs a machine without a GPU")
+    import httpx2 as httpx
+
+    with local_service(environment={"SERVING_MODELS": engine.tag}, folder=ROOT) as running:
+        (variant,) = httpx.get(f"{running.url}/variants").json()["variants"]
+        assert variant["runtime"].startswith("onnxruntime ")
+        assert variant["device"] == "cpu"
+        assert variant["engine"] is None
+        log = running.log()
+    (line,) = [line for line in log.splitlines() if "served by" in line]
+    assert "served by onnxruntime (not tensorrt: " in line
+    assert "not tensorrt_rtx: no usable CUDA device" in line
+    assert "not onnxruntime-cuda: no usable CUDA device" in line
+
+
+def test_runtimes_are_words(settings: Settings) -> None:
+    assert {Runtime(name) for name in ("onnxruntime", "tensorrt", "tensorrt_rtx")} == set(Runtime)
+    with pytest.raises(ValueError, match="Input should be 'auto', 'tensorrt'"):
+        Settings(runtime="gpu")
