@@ -8,7 +8,7 @@ VARIANTS ?= resnet20-postact resnet20-preact
 DATA ?= ../shared/data/cifar10
 export BENTOML_DO_NOT_TRACK = True
 
-.PHONY: help demo test check fix train export serve loadtest build bench lock clean
+.PHONY: help demo test check fix train export serve loadtest build bench wheelhouse gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -58,9 +58,26 @@ build: export ## pack the service and the models that bentofile.yaml names into 
 bench: export ## measure this machine; figures go to build/bench
 	$(BIN)/python -m loadtests startup
 	$(BIN)/python -m export bench
+WHEELS ?= wheelhouse
+WHEELS_PYTHON ?= 3.12
+wheelhouse: $(VENV)/dev ## collect wheels for a GPU machine without network, Python WHEELS_PYTHON, in WHEELS
+	$(BIN)/python requirements/wheelhouse.py --python $(WHEELS_PYTHON) --out $(WHEELS)
+# torch is taken from the machine where the wheels are; elsewhere everything is installed, TensorRT by NVIDIA's installer.
+$(VENV)/gpu: requirements/onnxruntime-gpu.txt
+ifneq ($(wildcard $(WHEELS)/requirements.txt),)
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --no-index --no-deps --find-links $(WHEELS) -r $(WHEELS)/requirements.txt
+else
+	$(MAKE) $(VENV)/dev
+	$(BIN)/python -m pip uninstall --yes onnxruntime
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements/onnxruntime-gpu.txt
+endif
+	@touch $@
+gpu-check: $(VENV)/gpu ## on a GPU machine: parity, accuracy, engines beside torch, the service under load; resumes
+	$(BIN)/python gpu_check.py $(if $(wildcard $(DATA)),--data $(DATA)) $(GPU_CHECK_OPTIONS)
 lock: $(VENV)/dev ## renew the pinned versions
 	$(BIN)/uv pip compile $(LOCK) --upgrade --group dev -o requirements/lock.txt
 	$(BIN)/uv pip compile $(LOCK) --group serve -c requirements/lock.txt -o requirements/serve.txt
 LOCK = --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-find-links --no-emit-index-url
 clean: ## remove what the targets made here
-	rm -rf $(VENV) build runs
+	rm -rf $(VENV) build runs wheelhouse

@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         return fold_file(arguments[1:])
     if arguments[:1] == ["bench"]:
         return bench(arguments[1:])
+    if arguments[:1] == ["gpu-bench"]:
+        from export.gpu_bench import main as gpu_bench  # noqa: PLC0415  torch.fx takes a second to import
+
+        return gpu_bench(arguments[1:])
     options = parser().parse_args(arguments)
     try:
         for folder in filter(None, (options.data, options.images, options.calibration)):

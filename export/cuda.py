@@ -99,6 +99,18 @@ class Cuda:
     def launch(self, graph: Any, stream: Any) -> None:
         self.call("cudaGraphLaunch", graph, stream)
 
+    def event(self) -> Any:
+        """A moment on a stream, to be recorded; to be freed by `cudaEventDestroy`."""
+        return self.call("cudaEventCreate")
+
+    def record(self, event: Any, stream: Any) -> None:
+        self.call("cudaEventRecord", event, stream)
+
+    def elapsed_ms(self, begun: Any, ended: Any) -> float:
+        """Between two recorded events, once the second has passed."""
+        self.call("cudaEventSynchronize", ended)
+        return float(self.call("cudaEventElapsedTime", begun, ended))
+
 
 def open_cuda() -> Cuda:
     """Raises UnavailableError where there is no GPU, no driver for it, or no `cuda-bindings`."""

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.artifact import Accuracy, Parity, Precision
+from export.graph_session import on_cpu
 from export.images import Pixels
 from export.quantize import PrecisionError
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
@@ -33,7 +33,7 @@ class ParityError(ValueError):
 
 def open_graph(path: Path) -> Run:
     """A graph, run by ONNX Runtime on the CPU."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = on_cpu(path)
 
     def run(images: Pixels) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})[0]

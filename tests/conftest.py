@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from export.cuda import UnavailableError
 from loadtests.local_service import LocalService, local_service
+from serving.runners.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -21,6 +23,8 @@ os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shared_data: needs CIFAR-10 and odd images in ../shared/data")
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+    config.addinivalue_line("markers", "no_gpu: is about a machine without a CUDA device")
 
 
 def pytest_unconfigure() -> None:
@@ -28,11 +32,16 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if SHARED_DATA.is_dir():
-        return
+    has_gpu = not isinstance(Machine().cuda, UnavailableError)
+    unmet = {
+        "shared_data": (SHARED_DATA.is_dir(), "needs the data sets in ../shared/data"),
+        "gpu": (has_gpu, "needs a CUDA device"),
+        "no_gpu": (not has_gpu, "needs a machine without a CUDA device"),
+    }
     for item in items:
-        if item.get_closest_marker("shared_data"):
-            item.add_marker(pytest.mark.skip(reason="needs the data sets in ../shared/data"))
+        for name, (is_met, reason) in unmet.items():
+            if item.get_closest_marker(name) and not is_met:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

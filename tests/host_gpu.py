@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,7 +60,7 @@ class HostCudart:
         self.memory: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, Stream] = {}
-        self.graphs = 0
+        self.objects = 0
         self.threads: set[int] = set()
         self.launches = 0
 
@@ -71,7 +72,7 @@ class HostCudart:
 
     @property
     def leaks(self) -> int:
-        return len(self.memory) + len(self.pinned) + len(self.streams) + self.graphs
+        return len(self.memory) + len(self.pinned) + len(self.streams) + self.objects
 
     def cudaGetErrorString(self, error: Any) -> Any:
         return cudart.cudaGetErrorString(error)
@@ -137,18 +138,37 @@ class HostCudart:
 
     def cudaStreamEndCapture(self, stream: Stream) -> Any:
         graph, stream.captured = stream.captured, None
-        self.graphs += 1
+        self.objects += 1
         return OK, graph
 
     def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> Any:
-        self.graphs += 1
+        self.objects += 1
         return OK, graph
 
     def cudaGraphDestroy(self, graph: list[Work]) -> Any:
-        self.graphs -= 1
+        self.objects -= 1
         return (OK,)
 
     cudaGraphExecDestroy = cudaGraphDestroy
+
+    def cudaEventCreate(self) -> Any:
+        self.objects += 1
+        return OK, SimpleNamespace(at=None)
+
+    def cudaEventDestroy(self, event: Any) -> Any:
+        self.objects -= 1
+        return (OK,)
+
+    def cudaEventRecord(self, event: Any, stream: Stream) -> Any:
+        stream.add(lambda: setattr(event, "at", time.perf_counter()))
+        event.stream = stream
+        return (OK,)
+
+    def cudaEventSynchronize(self, event: Any) -> Any:
+        return self.cudaStreamSynchronize(event.stream)
+
+    def cudaEventElapsedTime(self, begun: Any, ended: Any) -> Any:
+        return OK, 1e3 * (ended.at - begun.at)
 
     def cudaGraphLaunch(self, graph: list[Work], stream: Stream) -> Any:
         assert threading.get_ident() in self.threads

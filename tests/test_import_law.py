@@ -13,7 +13,14 @@ from tests.conftest import ROOT
 
 OURS = {"models", "export", "serving", "loadtests"}
 ALLOWED = {"models": {"models"}, "export": {"export", "models"}, "loadtests": {"loadtests"}}
-ENGINES = {"export.cuda", "export.engine_cache", "export.engine_session", "export.flavour", "export.to_engine"}
+ENGINES = {
+    "export.cuda",
+    "export.engine_cache",
+    "export.engine_session",
+    "export.flavour",
+    "export.graph_session",
+    "export.to_engine",
+}
 TORCH_FREE = {"models.spec", "models.pixels", "models.atomic_file", "export.artifact", *ENGINES}
 
 

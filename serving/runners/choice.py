@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.artifact import ENGINE_FILE, Manifest, Precision, Runtime
+from export.artifact import ENGINE_FILE, GRAPH_FILE, Manifest, Precision, Runtime
 from export.cuda import UnavailableError
 from export.engine_session import refuse_strangers
 from export.to_engine import rebuild_with
@@ -17,7 +17,6 @@ from serving.config import Engines, ServingRuntime, Settings
 from serving.runners.base import Runner
 from serving.runners.machine import Machine
 
-CUDA_PROVIDER = "CUDAExecutionProvider"
 FLAVOURS = {
     ServingRuntime.TENSORRT: Runtime.TENSORRT,
     ServingRuntime.TENSORRT_RTX: Runtime.TENSORRT_RTX,
@@ -79,8 +78,8 @@ def machine_lacks(flavour: Runtime | None, machine: Machine) -> str | None:
     if isinstance(machine.cuda, UnavailableError):
         return str(machine.cuda)
     if flavour is None:
-        absent = CUDA_PROVIDER not in machine.providers
-        return "the installed onnxruntime is for CPUs; onnxruntime-gpu has to take its place" if absent else None
+        for_cpus = "the installed onnxruntime is for CPUs; onnxruntime-gpu has to take its place"
+        return None if machine.onnxruntime_has_cuda else for_cpus
     try:
         machine.tensorrt(flavour)
     except UnavailableError as error:
@@ -107,8 +106,10 @@ def open_runner(folder: Path, manifest: Manifest, settings: Settings, machine: M
         from serving.runners.tensorrt_runner import open_tensorrt  # noqa: PLC0415
 
         return open_tensorrt(folder, manifest, FLAVOURS[runtime], settings, machine)
-    from serving.runners import onnxruntime_runner  # noqa: PLC0415
+    from export.graph_session import on_cpu, on_cuda  # noqa: PLC0415
+    from serving.runners.onnxruntime_runner import OnnxRuntimeRunner  # noqa: PLC0415
 
+    graph = folder / GRAPH_FILE
     if runtime is ServingRuntime.ONNXRUNTIME_CUDA:
-        return onnxruntime_runner.on_cuda(folder, manifest, machine.gpu())
-    return onnxruntime_runner.on_cpu(folder, manifest, settings.intra_op_threads)
+        return OnnxRuntimeRunner(on_cuda(graph, manifest.precision), manifest, f"cuda:0, {machine.gpu()}")
+    return OnnxRuntimeRunner(on_cpu(graph, settings.intra_op_threads), manifest, "cpu")

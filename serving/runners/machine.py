@@ -32,9 +32,8 @@ class Machine:
         return load(flavour)
 
     @cached_property
-    def providers(self) -> list[str]:
-        """The execution providers that the installed ONNX Runtime was built with, whether they find a device or not."""
-        import onnxruntime  # noqa: PLC0415  not needed where TensorRT serves
+    def onnxruntime_has_cuda(self) -> bool:
+        """Whether the installed ONNX Runtime was built for GPUs; whether it finds one is another question."""
+        from export.graph_session import CUDA_PROVIDER, providers  # noqa: PLC0415  not needed where TensorRT serves
 
-        names: list[str] = onnxruntime.get_available_providers()
-        return names
+        return CUDA_PROVIDER in providers()

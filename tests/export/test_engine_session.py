@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import tensorrt_rtx
 
 from export.artifact import ArtifactError, Engine, OptimizationProfile, Runtime
 from export.cuda import Cuda, DeviceError, UnavailableError, open_cuda
@@ -20,7 +19,7 @@ from export.to_onnx import ServedGraph, to_onnx
 from export.verify import open_graph
 from models.resnet import build
 from models.spec import spec_for
-from tests.host_gpu import CLASSES, OWN, HostCudart, HostTensorRt, Stream
+from tests.host_gpu import CLASSES, OWN, VERSION, HostCudart, HostTensorRt, cudart, tensorrt_rtx
 
 LARGEST = 6
 FLAVOURS = [Runtime.TENSORRT, Runtime.TENSORRT_RTX]
@@ -37,7 +36,7 @@ def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def described(flavour: Runtime = Runtime.TENSORRT_RTX, **changes: Any) -> Engine:
     fields = {
         "flavour": flavour,
-        "version": tensorrt_rtx.__version__,
+        "version": VERSION,
         "compute_capability": "8.9",
         "onnx_sha256": "",
         "profile": OptimizationProfile(minimum=1, optimum=4, maximum=LARGEST),
@@ -91,7 +90,7 @@ def test_a_view_that_is_not_contiguous_is_uploaded_whole(graph: Path) -> None:
 @pytest.mark.parametrize(
     ("here", "changes", "message"),
     [
-        ("8.9", {"version": "1.0.0"}, f"x.engine: was built by tensorrt_rtx 1.0.0, here is {tensorrt_rtx.__version__}"),
+        ("8.9", {"version": "1.0.0"}, f"x.engine: was built by tensorrt_rtx 1.0.0, here is {VERSION}"),
         ("8.6", {}, "x.engine: was built for compute capability 8.9, here is Host GPU, compute capability 8.6"),
         ("7.5", {"compute_capability": None}, "x.engine: was built for compute capability 8.0 and later, here is Host"),
     ],
@@ -172,11 +171,45 @@ def test_buckets_end_at_the_largest_batch() -> None:
 
 def test_the_double_has_no_name_that_the_real_binding_lacks() -> None:
     """Those of CUDA's runtime too; what is the double's own is listed."""
-    from cuda.bindings import runtime
-
     for name, double in CLASSES.items():
         public = {each for each in dir(double) if not each.startswith("_")} - OWN
         assert public
         assert not public - set(dir(getattr(tensorrt_rtx, name)))
-    assert not {name for name in vars(HostCudart) if name.startswith("cuda")} - set(dir(runtime))
-    assert Stream().pending == []
+    assert not {name for name in vars(HostCudart) if name.startswith("cuda")} - set(dir(cudart))
+
+
+@pytest.mark.no_gpu
+def test_the_real_cuda_runtime_takes_the_arguments_that_we_give() -> None:
+    """Without a driver every call fails, but only after its arguments were found good."""
+    stream, pointer = cudart.cudaStream_t(0), 0
+    up = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+    mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    calls: dict[str, tuple[Any, ...]] = {
+        "cudaGetDeviceProperties": (0,),
+        "cudaSetDevice": (0,),
+        "cudaMalloc": (16,),
+        "cudaFree": (pointer,),
+        "cudaHostAlloc": (16, cudart.cudaHostAllocDefault),
+        "cudaFreeHost": (pointer,),
+        "cudaStreamCreateWithFlags": (cudart.cudaStreamNonBlocking,),
+        "cudaStreamSynchronize": (stream,),
+        "cudaStreamDestroy": (stream,),
+        "cudaMemcpyAsync": (pointer, pointer, 0, up, stream),
+        "cudaStreamBeginCapture": (stream, mode),
+        "cudaStreamEndCapture": (stream,),
+        "cudaGraphInstantiate": (cudart.cudaGraph_t(0), 0),
+        "cudaGraphLaunch": (cudart.cudaGraphExec_t(0), stream),
+        "cudaGraphExecDestroy": (cudart.cudaGraphExec_t(0),),
+        "cudaGraphDestroy": (cudart.cudaGraph_t(0),),
+        "cudaEventCreate": (),
+        "cudaEventRecord": (cudart.cudaEvent_t(0), 0),  # a stream of torch's is a number
+        "cudaEventSynchronize": (cudart.cudaEvent_t(0),),
+        "cudaEventElapsedTime": (cudart.cudaEvent_t(0), cudart.cudaEvent_t(0)),
+        "cudaEventDestroy": (cudart.cudaEvent_t(0),),
+    }
+    assert calls.keys() | {"cudaGetDeviceCount", "cudaGetErrorString"} == {
+        name for name in vars(HostCudart) if name.startswith("cuda")
+    }
+    for name, arguments in calls.items():
+        error, *_ = getattr(cudart, name)(*arguments)
+        assert isinstance(error, cudart.cudaError_t), name

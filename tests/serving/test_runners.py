@@ -13,6 +13,7 @@ import pytest
 from export.__main__ import main
 from export.artifact import GRAPH_FILE, ArtifactError, Manifest, Precision, Runtime, read_manifest
 from export.cuda import UnavailableError
+from export.graph_session import on_cuda
 from export.verify import open_graph
 from loadtests.local_service import ServiceError, local_service
 from serving.classifier import Classifier
@@ -20,7 +21,6 @@ from serving.config import Engines, ServingRuntime, Settings
 from serving.runners.base import Runner
 from serving.runners.choice import choose, open_runner
 from serving.runners.machine import Machine
-from serving.runners.onnxruntime_runner import cuda_session
 from tests.conftest import ROOT
 from tests.host_gpu import VERSION, HostCudart, HostMachine, HostTensorRt
 from tests.serving.test_http_api import encoded
@@ -94,20 +94,19 @@ def test_what_was_asked_for_is_not_replaced(runtime: str, engine: Artifact, sett
 
 def test_onnxruntime_for_cpus_is_not_taken_for_one_on_cuda(plain: Artifact, settings: Settings) -> None:
     machine = with_gpu(plain)
-    machine.providers = ["CPUExecutionProvider"]
+    machine.onnxruntime_has_cuda = False
     with pytest.raises(UnavailableError, match="onnxruntime-gpu has to take its place"):
         choose(plain.folder, plain.manifest, asking(settings, "onnxruntime-cuda"), machine)
     assert "onnxruntime-gpu" in choose(plain.folder, plain.manifest, settings, machine).passed_over["onnxruntime-cuda"]
 
 
+@pytest.mark.no_gpu
 def test_onnxruntime_that_finds_no_cuda_raises_instead_of_using_the_cpu(plain: Artifact) -> None:
     """The real ONNX Runtime of this machine: by itself it would log a line and answer from the CPU."""
-    if not isinstance(Machine().cuda, UnavailableError):
-        pytest.skip("needs a machine without a GPU")
     with pytest.raises(
         UnavailableError, match=r"model\.onnx: ONNX Runtime (does not run it on CUDA alone|would run it)"
     ):
-        cuda_session(plain.folder / GRAPH_FILE, Precision.FP32)
+        on_cuda(plain.folder / GRAPH_FILE, Precision.FP32)
 
 
 def test_an_int8_graph_is_not_run_by_what_it_was_not_made_for(plain: Artifact, settings: Settings) -> None:
@@ -205,10 +204,9 @@ def test_a_classifier_that_cannot_open_everything_keeps_nothing_open(
     assert not machine.module.engine.cudart.leaks
 
 
+@pytest.mark.no_gpu
 @pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "tensorrt_rtx", "tensorrt"])
 def test_the_real_service_does_not_start_on_the_cpu_instead(runtime: str, engine: Artifact) -> None:
-    if not isinstance(Machine().cuda, UnavailableError):
-        pytest.skip("needs a machine without a GPU")
     environment = {"SERVING_MODELS": engine.tag, "SERVING_RUNTIME": runtime}
     with pytest.raises(ServiceError) as caught, local_service(environment=environment, folder=ROOT):
         pass
@@ -219,9 +217,8 @@ def test_the_real_service_does_not_start_on_the_cpu_instead(runtime: str, engine
     assert "no usable CUDA device" in line or "has no engine of it" in line
 
 
+@pytest.mark.no_gpu
 def test_the_real_service_says_what_auto_passed_over(engine: Artifact) -> None:
-    if not isinstance(Machine().cuda, UnavailableError):
-        pytest.skip("needs a machine without a GPU")
     import httpx2 as httpx
 
     with local_service(environment={"SERVING_MODELS": engine.tag}, folder=ROOT) as running:

@@ -1,0 +1,245 @@
+"""`python -m export gpu-bench`: what each runtime takes on this GPU for both orderings, and what folding gains.
+
+Every cell (network, runtime, precision, batch) is one interleaved run over its lanes and one file, written when it
+ends: run again, the command goes on where it was cut off. What is missing is named, never counted as zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from tqdm import tqdm
+
+from export.artifact import ArtifactError, Precision
+from export.bench import verdict
+from export.bench_lanes import Lane as Ordering
+from export.bench_lanes import folded, give_statistics, images_for
+from export.cuda import Cuda, DeviceError, UnavailableError, open_cuda
+from export.describe import installed
+from export.engine_cache import EngineCache, default_folder
+from export.gpu_lanes import OF_TORCH, Bench, GpuRuntime, Lane, Pixels, missing, precisions
+from export.quantize import MadeFor, calibrate, quantize
+from export.to_engine import EngineError
+from export.to_fp16 import to_fp16
+from export.to_onnx import ServedGraph, to_onnx
+from models.atomic_file import write_atomically
+from models.paired import median_interval
+from models.resnet import build
+from models.spec import BlockOrdering, spec_for
+
+BATCHES = (1, 8, 32, 128)
+BOUND = 1.02  # that pre-activation, folded, may take of post-activation's time
+ROTATED = 4  # sets of pixels that a lane is given in turn
+TURN_MS = 20.0  # a lane runs at least this long in each round, and at least once
+WARM_UP = 5  # launches of each lane that are not timed
+PACKAGES = ("tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "onnxruntime", "torch", "triton", "cuda-bindings", "numpy")
+FAILURES = (ArtifactError, DeviceError, EngineError, UnavailableError, RuntimeError)  # the last is torch's
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    depth: int
+    runtime: GpuRuntime
+    precision: Precision
+    batch: int
+
+    def __str__(self) -> str:
+        return f"resnet{self.depth}-{self.runtime}-{self.precision}-batch{self.batch}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        cuda: Cuda | UnavailableError = open_cuda()
+    except UnavailableError as error:
+        cuda = error
+    return run(options.depths, options.rounds, options.out, cuda, EngineCache(options.engine_cache))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m export gpu-bench", description=__doc__)
+    top.add_argument("--rounds", type=int, default=40, help="default: 40")
+    top.add_argument("--depths", type=int, nargs="+", default=[50, 20], metavar="DEPTH", help="default: 50 20")
+    top.add_argument("--out", type=Path, default=Path("build/gpu-check"), help="folder; what is in it is not run again")
+    top.add_argument("--engine-cache", type=Path, default=default_folder(), metavar="FOLDER")
+    return top
+
+
+def run(depths: Sequence[int], rounds: int, out: Path, cuda: Cuda | UnavailableError, cache: EngineCache) -> int:
+    """Returns 0 where anything could be measured, else 3."""
+    absent = {runtime: reason for runtime in GpuRuntime if (reason := missing(runtime, cuda)) is not None}
+    write(out / "machine.json", machine(cuda, absent, rounds))
+    for runtime, reason in absent.items():
+        print(f"missing: {runtime}: {reason}", flush=True)
+    if isinstance(cuda, UnavailableError):
+        return 3
+    for depth in depths:
+        cells = [
+            Cell(depth, runtime, precision, batch)
+            for runtime in GpuRuntime if runtime not in absent
+            for precision in precisions(runtime)
+            for batch in BATCHES
+        ]  # fmt: skip
+        graphs = Graphs(depth, out / "graphs")
+        for cell in (cell for cell in cells if not (out / "cells" / f"{cell}.json").exists()):
+            bench = Bench(cuda, cell.batch, max(BATCHES), cache)
+            try:
+                measured = measure(cell, bench, graphs, rounds)
+            except FAILURES as error:
+                measured = {"failed": f"{type(error).__name__}: {error}"}
+            write(out / "cells" / f"{cell}.json", asdict(cell) | measured)
+            print(as_text(asdict(cell) | measured), flush=True)
+    return 0
+
+
+class Graphs:
+    """A depth's graphs for engines, made once and kept in a folder; random weights take the time that any take."""
+
+    def __init__(self, depth: int, folder: Path) -> None:
+        self.depth, self.folder = depth, folder
+        self.served = {ordering: self.network(ordering) for ordering in BlockOrdering}
+
+    def network(self, ordering: BlockOrdering) -> ServedGraph:
+        spec = spec_for(f"resnet{self.depth}-{ordering}")
+        self.crop, images = spec.preprocessing.crop, images_for(spec.preprocessing)
+        network = build(spec, seed=0)
+        give_statistics(network, images, spec.preprocessing)
+        return ServedGraph(network.eval(), spec.preprocessing)
+
+    def path(self, ordering: Ordering, precision: Precision) -> Path:
+        path = self.folder / f"resnet{self.depth}-{ordering.replace(' ', '-')}-{precision}.onnx"
+        if not path.exists():
+            print(f"making {path.name}", file=sys.stderr, flush=True)
+            write_atomically(path, self.made(ordering, precision).SerializeToString())
+        return path
+
+    def made(self, ordering: Ordering, precision: Precision) -> onnx.ModelProto:
+        kind = BlockOrdering.POST_ACTIVATION if ordering is Ordering.POST else BlockOrdering.PRE_ACTIVATION
+        graph = self.served[kind]
+        model = to_onnx(graph)
+        if ordering is Ordering.PRE_FOLDED:
+            model, _ = folded(model, precision)
+        if precision is Precision.FP16:
+            return to_fp16(model)
+        if precision is Precision.INT8:
+            return quantize(model, calibrate(model, [images_for(graph.preprocessing)]), MadeFor.TENSORRT)
+        return model
+
+    def pixels(self, batch: int) -> list[Pixels]:
+        generator = np.random.default_rng(0)
+        shape = (batch, self.crop, self.crop, 3)
+        return [generator.integers(0, 256, shape, dtype=np.uint8) for _ in range(ROTATED)]
+
+
+def lanes(cell: Cell, bench: Bench, graphs: Graphs, stack: ExitStack) -> dict[Ordering, Lane]:
+    """Post-activation twice: what differs between the two is what this machine cannot tell from nothing."""
+    found: dict[Ordering, Lane] = {}
+    for ordering in Ordering:
+        first = Ordering.POST if ordering is Ordering.POST_AGAIN else ordering
+        if cell.runtime not in OF_TORCH:
+            lane = bench.graph_lane(cell.runtime, graphs.path(first, cell.precision), cell.precision)
+        elif ordering is Ordering.PRE_FOLDED:
+            continue  # our fold is of graphs
+        else:
+            kind = BlockOrdering.POST_ACTIVATION if first is Ordering.POST else BlockOrdering.PRE_ACTIVATION
+            lane = bench.torch_lane(cell.runtime, graphs.served[kind], cell.precision)
+        found[ordering] = stack.enter_context(lane)
+    return found
+
+
+def measure(cell: Cell, bench: Bench, graphs: Graphs, rounds: int) -> dict[str, Any]:
+    """Milliseconds of each lane, one number a round, and their ratios to post-activation."""
+    pixels = graphs.pixels(cell.batch)
+    with ExitStack() as stack:
+        opened = lanes(cell, bench, graphs, stack)
+        begun, ended = bench.cuda.event(), bench.cuda.event()
+        for event in (begun, ended):
+            stack.callback(bench.cuda.call, "cudaEventDestroy", event)
+
+        def once(lane: Lane, images: Pixels) -> float:
+            lane.fill(images)
+            bench.cuda.record(begun, lane.stream)
+            lane.launch()
+            bench.cuda.record(ended, lane.stream)
+            return bench.cuda.elapsed_ms(begun, ended)
+
+        for lane in opened.values():
+            for number in range(WARM_UP):
+                once(lane, pixels[number % ROTATED])
+        order = list(opened)
+        found: dict[Ordering, list[float]] = {ordering: [] for ordering in order}
+        for number in tqdm(range(rounds), desc=str(cell), unit="round", leave=False):
+            for place in range(len(order)):
+                ordering = order[(number + place) % len(order)]
+                found[ordering].append(turn(opened[ordering], once, pixels))
+        return summary(cell, found)
+
+
+def turn(lane: Lane, once: Any, pixels: list[Pixels]) -> float:
+    taken: list[float] = []
+    while not taken or sum(taken) < TURN_MS:
+        taken.append(once(lane, pixels[len(taken) % ROTATED]))
+    return float(np.median(taken))
+
+
+def summary(cell: Cell, found: dict[Ordering, list[float]]) -> dict[str, Any]:
+    arrays = {ordering: np.array(each) for ordering, each in found.items()}
+    ratios = {
+        ordering: median_interval(each / arrays[Ordering.POST])
+        for ordering, each in arrays.items() if ordering is not Ordering.POST
+    }  # fmt: skip
+    result: dict[str, Any] = {
+        "ms": {ordering: float(np.median(each)) for ordering, each in arrays.items()},
+        "images_per_s": {ordering: 1e3 * cell.batch / float(np.median(each)) for ordering, each in arrays.items()},
+        "over_post": {ordering: asdict(ratio) for ordering, ratio in ratios.items()},
+        "rounds": len(found[Ordering.POST]),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    }
+    if Ordering.PRE_FOLDED in ratios:
+        result |= {"bound": BOUND, "verdict": verdict(ratios[Ordering.PRE_FOLDED], BOUND)}
+    return result
+
+
+def as_text(cell: dict[str, Any]) -> str:
+    name = f"ResNet-{cell['depth']:<4} {cell['runtime']:<17} {cell['precision']:<5} batch {cell['batch']:>3}"
+    if "failed" in cell:
+        return f"{name}  failed: {cell['failed']}"
+    ratios = "  ".join(f"{ordering} {as_ratio(ratio)}" for ordering, ratio in cell["over_post"].items())
+    return f"{name}  post {cell['ms'][Ordering.POST]:8.3f} ms  over post: {ratios}  {cell.get('verdict', '')}"
+
+
+def as_ratio(ratio: dict[str, float]) -> str:
+    return f"{ratio['estimate']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+
+
+def machine(cuda: Cuda | UnavailableError, absent: dict[GpuRuntime, str], rounds: int) -> dict[str, Any]:
+    return {
+        "gpu": None if isinstance(cuda, UnavailableError) else str(cuda),
+        "missing": absent,
+        "packages": installed(PACKAGES),
+        "cuda_of_torch": torch.version.cuda,
+        "rounds": rounds,
+        "timed": "upload from page-locked memory, inference and download on one stream, by CUDA events",
+        "weights": "random, with statistics of photographs",
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def cells_of(out: Path) -> Iterator[dict[str, Any]]:
+    """What was measured so far."""
+    for path in sorted((out / "cells").glob("*.json")):
+        yield json.loads(path.read_text())

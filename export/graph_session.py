@@ -1,0 +1,75 @@
+"""A graph, opened by ONNX Runtime on the CPU or on a GPU, and never on one in place of the other. Torch-free."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from export.artifact import ArtifactError, Precision
+from export.cuda import UnavailableError
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cufft")
+
+
+def on_cpu(path: Path, intra_op_threads: int = 0) -> Any:
+    """An `onnxruntime.InferenceSession`; 0 threads are as many as there are cores.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot open the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base but this
+        raise ArtifactError(f"{path}: ONNX Runtime cannot open it ({error})") from error
+
+
+def on_cuda(path: Path, precision: Precision, stream: int | None = None) -> Any:
+    """A session whose every node runs on the GPU, on a CUDA stream of the caller's if one is given.
+
+    By itself ONNX Runtime logs a line and runs on the CPU where CUDA fails, or where a node has no kernel for it.
+
+    Raises:
+        UnavailableError: not every node would run on the GPU.
+    """
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    settings = {"use_tf32": "0" if precision is Precision.FP32 else "1"}  # on by default: 10 bits of a mantissa
+    if stream is not None:
+        settings["user_compute_stream"] = str(stream)
+    preload()
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[(CUDA_PROVIDER, settings)])
+        session.disable_fallback()
+        used = session.get_providers()[0]
+    except Exception as error:  # its exceptions have no common base but this
+        raise UnavailableError(f"{path}: ONNX Runtime does not run it on CUDA alone ({error})") from error
+    if used != CUDA_PROVIDER:
+        raise UnavailableError(f"{path}: ONNX Runtime would run it with {used}, not on the GPU")
+    return session
+
+
+def preload() -> None:
+    """Load CUDA's libraries from wherever pip put them: ONNX Runtime itself looks beside its own folder alone."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib  # noqa: PLC0415  absent where no GPU is meant to be
+
+    for name in CUDA_LIBRARIES:
+        with suppress(RuntimeError):  # the system's own may do
+            load_nvidia_dynamic_lib(name)
+    packages = importlib.util.find_spec("nvidia")
+    for folder in packages.submodule_search_locations or [] if packages is not None else []:
+        if (libraries := Path(folder) / "cudnn" / "lib").is_dir():
+            onnxruntime.preload_dlls(cuda=False, directory=str(libraries))
+
+
+def providers() -> list[str]:
+    """What the installed ONNX Runtime was built with, whether it finds a device or not."""
+    names: list[str] = onnxruntime.get_available_providers()
+    return names

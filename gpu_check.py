@@ -1,0 +1,190 @@
+"""Everything that a GPU has to show, in one command, resumed where it was cut off: `make gpu-check` runs this.
+
+Exports both orderings for every runtime that is there, measures accuracy by what serves, load-tests the service, and
+times the engines beside torch. Each step writes a file of its own; what there is, is not run again. Needs no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from export.artifact import Precision, read_manifest
+from export.cuda import Cuda, UnavailableError
+from export.gpu_bench import as_text, cells_of, write
+from export.gpu_lanes import GpuRuntime, missing, precisions
+from export.verify import MOST_POINTS_LOST, measure_accuracy
+from loadtests.local_service import local_service
+from models.data import Part, load_split
+from serving.config import ServingRuntime, Settings
+from serving.runners.choice import open_runner
+from serving.runners.machine import Machine
+
+PAIRS = {20: ("resnet20-postact", "resnet20-preact"), 50: ("resnet50-postact", "resnet50-preact")}
+SHIPPED = 20
+SERVED = (ServingRuntime.TENSORRT, ServingRuntime.TENSORRT_RTX, ServingRuntime.ONNXRUNTIME_CUDA)
+READY_WITHIN_S = 300.0  # engines are opened, and CUDA's libraries loaded
+Step = tuple[str, Callable[[], dict[str, Any]]]
+
+
+def main() -> int:
+    options = parser().parse_args()
+    cuda = Machine().cuda
+    folder: Path = options.out / ("no-gpu" if isinstance(cuda, UnavailableError) else cuda.name.replace(" ", "-"))
+    os.environ |= {"BENTOML_HOME": str(folder.absolute() / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+    present = [runtime for runtime in SERVED if missing(GpuRuntime(runtime), cuda) is None]
+    for name, step in steps(folder, present, options):
+        path = folder / "steps" / f"{name}.json"
+        if path.exists():
+            continue
+        begun = time.monotonic()
+        print(f"\n{name}", flush=True)
+        try:
+            result = step()
+        except Exception as error:  # noqa: BLE001  the other steps go on; the table says so
+            result = {"failed": f"{type(error).__name__}: {error}"}
+        write(path, result | {"seconds": round(time.monotonic() - begun, 1)})
+        report(folder, options.out, cuda)
+    if isinstance(cuda, UnavailableError):
+        print(report(folder, options.out, cuda))
+        return 3
+    bench = ["--depths", *map(str, options.depths), "--rounds", str(options.rounds)]
+    code = subprocess.run(
+        [sys.executable, "-m", "export", "gpu-bench", "--out", folder, *bench, *cache_option(folder)],
+        check=False,
+    ).returncode
+    print(report(folder, options.out, cuda))
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="gpu_check.py", description=__doc__)
+    top.add_argument("--data", type=Path, help="CIFAR-10: accuracy of the shipped pair, else that is not measured")
+    top.add_argument("--depths", type=int, nargs="+", choices=PAIRS, default=[50, 20], metavar="DEPTH")
+    top.add_argument("--rounds", type=int, default=40, help="default: 40")
+    top.add_argument("--users", type=int, default=16, help="clients of the load tests (default: 16)")
+    top.add_argument("--out", type=Path, default=Path("build/gpu-check"))
+    return top
+
+
+def steps(folder: Path, present: list[ServingRuntime], options: argparse.Namespace) -> Iterator[Step]:
+    """The quick and important ones first: a machine may be taken away."""
+    for runtime in present:
+        for precision in precisions(GpuRuntime(runtime)):
+            yield f"pair-{runtime}-{precision}", partial(pair, folder, runtime, precision, options.data)
+    for runtime in present:
+        for depth in options.depths:
+            name = f"served-{runtime}-resnet{depth}-fp16"
+            yield name, partial(served, folder, runtime, depth, Precision.FP16, options)
+
+
+def pair(folder: Path, runtime: ServingRuntime, precision: Precision, data: Path | None) -> dict[str, Any]:
+    """Export the shipped pair, and measure what serves it: parity from the export, accuracy by the runner itself."""
+    found: dict[str, Any] = {}
+    for tag in export(folder, PAIRS[SHIPPED], runtime, precision, data):
+        found[tag.partition(":")[0]] = accuracy(tag, runtime, precision, data)
+    return found
+
+
+def export(
+    folder: Path, variants: tuple[str, ...], runtime: ServingRuntime, precision: Precision, data: Path | None
+) -> list[str]:
+    made_for = "onnxruntime" if runtime is ServingRuntime.ONNXRUNTIME_CUDA else str(runtime)
+    command = ["-m", "export", *variants, "--runtime", made_for, "--precision", precision, *cache_option(folder)]
+    command += ["--data", str(data)] if data is not None else []
+    command += [] if variants == PAIRS[SHIPPED] else ["--untrained"]
+    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}")
+    return done.stdout.split()
+
+
+def cache_option(folder: Path) -> list[str]:
+    return ["--engine-cache", str(folder / "engines")]
+
+
+def accuracy(tag: str, runtime: ServingRuntime, precision: Precision, data: Path | None) -> dict[str, Any]:
+    import bentoml  # noqa: PLC0415  it reads BENTOML_HOME when it is imported
+
+    model = bentoml.models.get(tag)
+    artifact = Path(model.path)
+    manifest = read_manifest(artifact, str(model.tag.version))
+    with open_runner(artifact, manifest, Settings.model_validate({"runtime": runtime}), Machine()) as runner:
+        found: dict[str, Any] = {"tag": tag, "runtime": runner.runtime, "device": runner.device}
+        if manifest.engine is not None and manifest.engine.parity is not None:
+            found["parity"] = manifest.engine.parity.model_dump()
+        if data is None:
+            return found | {"accuracy": None, "not_measured": "no --data"}
+        split = load_split(data, Part.TEST, manifest.spec.preprocessing)
+        measured = measure_accuracy(runner.infer, split, manifest.labels)
+    before = manifest.fp32_accuracy or manifest.accuracy
+    assert before is not None
+    lost = round(100 * (before.top1 - measured.top1), 6)
+    bound = MOST_POINTS_LOST[precision] if precision is not Precision.FP32 else 0.1
+    verdict = "holds" if lost <= bound else "does not hold"
+    return found | {"accuracy": measured.model_dump(), "points_lost": lost, "bound": bound, "verdict": verdict}
+
+
+def served(
+    folder: Path, runtime: ServingRuntime, depth: int, precision: Precision, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Both orderings behind HTTP on the GPU, JPEGs in, compared in interleaved rounds."""
+    tags = export(folder, PAIRS[depth], runtime, precision, None)
+    environment = {"SERVING_MODELS": ",".join(tags), "SERVING_RUNTIME": str(runtime)}
+    out = folder / "served" / f"{runtime}-resnet{depth}-{precision}"
+    with local_service(environment=environment, ready_within_s=READY_WITHIN_S) as service:
+        command = ["-m", "loadtests", "compare", *PAIRS[depth], "--host", service.url, "--out", str(out)]
+        command += ["--rounds", str(options.rounds), "--users", str(options.users), "--turn-seconds", "0.5"]
+        subprocess.run([sys.executable, *command], check=True)
+        ready_s = service.ready_s
+    compared: dict[str, Any] = json.loads((out / "comparison.json").read_text())
+    return {"ready_s": ready_s} | compared
+
+
+def report(folder: Path, out: Path, cuda: Cuda | UnavailableError) -> str:
+    """Everything so far: one JSON file beside the folder, and one table."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "steps").glob("*.json"))}
+    machine = folder / "machine.json"
+    lacking = {str(runtime): reason for runtime in GpuRuntime if (reason := missing(runtime, cuda)) is not None}
+    content = {
+        "machine": json.loads(machine.read_text()) if machine.exists() else {"gpu": None, "missing": lacking},
+        "steps": found,
+        "cells": list(cells_of(folder)),
+    }
+    write(out / f"{folder.name}.json", content)
+    lines = [f"\n{folder.name}: {cuda}"] + [f"missing: {name}: {reason}" for name, reason in lacking.items()]
+    for name, step in found.items():
+        lines += [f"{name}  {line}" for line in described(step)]
+    lines += [as_text(cell) for cell in cells_of(folder)]
+    return "\n".join([*lines, f"{out / folder.name}.json"])
+
+
+def described(step: dict[str, Any]) -> list[str]:
+    if "failed" in step:
+        return [f"failed: {step['failed']}"]
+    if "lanes" in step:
+        lanes = "; ".join(
+            f"{lane['variant']} {lane['throughput_rps']:.0f} req/s, p99 {lane['latency_p99_ms']:.2f} ms"
+            for lane in step["lanes"][:2]
+        )
+        return [f"{lanes}; p50 {step['ratios']['p50 latency']['verdict']}, ready in {step['ready_s']:.1f} s"]
+    return [accuracy_line(variant, each) for variant, each in step.items() if isinstance(each, dict)]
+
+
+def accuracy_line(variant: str, found: dict[str, Any]) -> str:
+    if found["accuracy"] is None:
+        return f"{variant}: accuracy not measured, {found['not_measured']}"
+    top1 = f"{found['accuracy']['top1']:.2%} of {found['accuracy']['n']}"
+    return f"{variant}: {top1}, {found['points_lost']:+.2f} points lost, bound {found['bound']}: {found['verdict']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

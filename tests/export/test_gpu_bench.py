@@ -1,0 +1,129 @@
+"""The benchmark for GPUs: its cells, resumed and failing, over the host-memory double. No time here is a GPU's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from export import gpu_bench, gpu_lanes
+from export.__main__ import main
+from export.artifact import Precision
+from export.cuda import Cuda, UnavailableError
+from export.engine_cache import EngineCache
+from export.gpu_bench import Cell, Graphs, as_text, cells_of, run
+from export.gpu_lanes import GpuRuntime, lowered, missing, precisions
+from export.images import random_pixels
+from models.spec import Shortcut
+from tests.export.test_graph import served
+from tests.host_gpu import HostCudart, HostTensorRt
+
+
+@pytest.fixture
+def cudart() -> HostCudart:
+    return HostCudart()
+
+
+@pytest.fixture
+def host_rtx(cudart: HostCudart, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX builds as ever, and what it builds is run in host memory; the other runtimes are missing."""
+
+    class Loaded(HostTensorRt):
+        def Runtime(self, logger: Any) -> Any:
+            return super().Runtime(logger)
+
+    def engine_of(self: gpu_lanes.Bench, stack: Any, flavour: Any, graph: Path) -> Any:
+        monkeypatch.setattr(gpu_lanes, "load", lambda _: Loaded(graph, cudart))
+        return real(self, stack, flavour, graph)
+
+    real = gpu_lanes.Bench.engine
+    monkeypatch.setattr(gpu_lanes.Bench, "engine", engine_of)
+    monkeypatch.setattr(gpu_bench, "BATCHES", (1, 3))
+    monkeypatch.setattr(gpu_bench, "TURN_MS", 0.1)
+    absent = {runtime: f"no {runtime} here" for runtime in GpuRuntime if runtime is not GpuRuntime.TENSORRT_RTX}
+    monkeypatch.setattr(gpu_bench, "missing", lambda runtime, cuda: absent.get(runtime))
+
+
+def test_cells_are_written_as_they_come_and_not_run_again(
+    cudart: HostCudart, host_rtx: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = EngineCache(tmp_path / "engines")
+    assert run([8], 6, tmp_path, Cuda(cudart), cache) == 0
+    cells = list(cells_of(tmp_path))
+    assert {(cell["precision"], cell["batch"]) for cell in cells} == {(p, b) for p in Precision for b in (1, 3)}
+    for cell in cells:
+        assert "failed" not in cell, cell
+        assert set(cell["ms"]) == {"post", "pre", "pre folded", "post again"}
+        assert all(value > 0 for value in cell["ms"].values())
+        assert cell["verdict"] in {"holds", "does not hold", "undecided"}
+    said = capsys.readouterr().out
+    assert "missing: torch.compile: no torch.compile here" in said
+    assert said.count("ResNet-8") == 6
+    assert json.loads((tmp_path / "machine.json").read_text())["missing"]["tensorrt"] == "no tensorrt here"
+    assert not cudart.leaks
+
+    killed = tmp_path / "cells" / f"{Cell(8, GpuRuntime.TENSORRT_RTX, Precision.FP16, 3)}.json"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    killed.unlink()
+    assert run([8], 6, tmp_path, Cuda(cudart), cache) == 0
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    assert [path for path in after if after[path] != before[path]] == [killed]
+
+
+def test_a_cell_that_fails_is_named_and_the_others_go_on(
+    cudart: HostCudart, host_rtx: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise UnavailableError("no kernel for this")
+
+    monkeypatch.setattr(gpu_bench, "to_fp16", fails)
+    assert run([8], 6, tmp_path, Cuda(cudart), EngineCache(tmp_path / "engines")) == 0
+    failed = {cell["precision"] for cell in cells_of(tmp_path) if "failed" in cell}
+    assert failed == {"fp16"}
+    assert "failed: UnavailableError: no kernel" in as_text(
+        next(cell for cell in cells_of(tmp_path) if "failed" in cell)
+    )
+    assert not cudart.leaks
+
+
+@pytest.mark.no_gpu
+def test_without_a_gpu_everything_is_missing_and_nothing_is_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gpu-bench", "--out", str(tmp_path)]) == 3
+    assert capsys.readouterr().out.count("missing: ") == len(GpuRuntime)
+    assert not list(cells_of(tmp_path))
+    assert json.loads((tmp_path / "machine.json").read_text())["gpu"] is None
+
+
+def test_torch_alone_lacks_int8(cudart: HostCudart) -> None:
+    assert precisions(GpuRuntime.TENSORRT) == tuple(Precision)
+    assert Precision.INT8 not in precisions(GpuRuntime.COMPILED)
+    if not torch.cuda.is_available():
+        assert "finds no CUDA device" in str(missing(GpuRuntime.TORCH, Cuda(cudart)))
+
+
+@pytest.mark.parametrize("variant", ["resnet8-postact", "resnet8-preact"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_what_torch_times_computes_what_the_network_computes(variant: str, fold: bool) -> None:
+    graph = served(variant, Shortcut.OPTION_A)
+    pixels = torch.from_numpy(random_pixels(graph.preprocessing, 3))
+    with torch.inference_mode():
+        found, expected = lowered(graph, Precision.FP32, fold=fold)(pixels), graph(pixels)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        assert lowered(graph, Precision.FP16, fold=fold)(pixels).dtype is torch.float32
+
+
+def test_graphs_are_made_once(tmp_path: Path) -> None:
+    from export.bench_lanes import Lane
+
+    graphs = Graphs(8, tmp_path)
+    path = graphs.path(Lane.PRE_FOLDED, Precision.INT8)
+    made = path.stat().st_mtime_ns
+    assert Graphs(8, tmp_path).path(Lane.PRE_FOLDED, Precision.INT8).stat().st_mtime_ns == made
+    first, *rest = graphs.pixels(2)
+    assert first.shape == (2, 32, 32, 3)
+    assert len(rest) == 3
