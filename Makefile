@@ -25,7 +25,7 @@ $(VENV)/demo: $(VENV)/python
 	$(INSTALL) --group export --group loadtest --group demo
 	@touch $@
 $(VENV)/dev: $(VENV)/python
-	@echo "Downloads about 400 MB, 190 of them a CPU build of torch. Where pip finds none it takes the build for CUDA,"
+	@echo "Downloads about 510 MB, 190 of them a CPU build of torch. Where pip finds none it takes the build for CUDA,"
 	@echo "2.4 GB more: README, 'Platforms and sizes'."
 	$(INSTALL) --group dev
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements/peers.txt
@@ -66,7 +66,7 @@ wheelhouse: $(VENV)/dev ## collect wheels for a GPU machine without network, Pyt
 $(VENV)/gpu: requirements/onnxruntime-gpu.txt
 ifneq ($(wildcard $(WHEELS)/requirements.txt),)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
-	$(BIN)/python -m pip install --no-index --no-deps --find-links $(WHEELS) -r $(WHEELS)/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links $(WHEELS) -r $(WHEELS)/requirements.txt
 else
 	$(MAKE) $(VENV)/dev
 	$(BIN)/python -m pip uninstall --yes onnxruntime

@@ -28,7 +28,9 @@ class Cuda:
         self.runtime = runtime
         error, count = runtime.cudaGetDeviceCount()
         if error != runtime.cudaError_t.cudaSuccess or not count:
-            raise UnavailableError(f"no usable CUDA device ({self.explain(error)})")
+            old = error == runtime.cudaError_t.cudaErrorInsufficientDriver
+            hint = "no NVIDIA driver, or one too old" if old else self.explain(error)
+            raise UnavailableError(f"no usable CUDA device ({hint})")
         properties = self.call("cudaGetDeviceProperties", 0)
         self.name: str = properties.name.split(b"\0")[0].decode()
         self.compute_capability = f"{properties.major}.{properties.minor}"

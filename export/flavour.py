@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from export.artifact import Runtime
 from export.cuda import UnavailableError
 
+Watch = Callable[[str, int, int], None]
 OLDEST = {Runtime.TENSORRT: (10, 16), Runtime.TENSORRT_RTX: (1, 2)}  # stream capture needs that of TensorRT-RTX
 INSTALL = {Runtime.TENSORRT: "pip install tensorrt", Runtime.TENSORRT_RTX: "pip install tensorrt-rtx"}
 
@@ -45,3 +47,25 @@ def messages(module: Any) -> Any:
             return "; ".join(self.found) or "it gives no reason"
 
     return Messages()
+
+
+def monitor(module: Any, watch: Watch) -> Any:
+    """What TensorRT tells of a build that takes minutes: a phase, the steps of it that are done, and all of them."""
+
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:  # noqa: ARG002
+            self.steps[phase] = steps
+            watch(phase, 0, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            watch(phase, step + 1, self.steps[phase])
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            watch(phase, self.steps[phase], self.steps[phase])
+
+    return Monitor()

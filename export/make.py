@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from tqdm import tqdm
 
 from export.artifact import (
     ENGINE_FILE,
@@ -113,7 +115,16 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
     cache = EngineCache(settings.engine_cache)
     profile = profile_for(settings.max_batch_size)
     capability = target(settings.runtime, settings.compute_capability, job.cuda)
-    content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, capability, cache)
+    begun = time.perf_counter()
+    with tqdm(desc="engine", unit="step", leave=False) as bar:
+
+        def show(phase: str, step: int, steps: int) -> None:
+            bar.set_description(phase, refresh=False)
+            bar.n, bar.total = step, steps
+            bar.refresh()
+
+        content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, capability, cache, show)
+    say(f"{job.variant}: engine of {len(content) / 1e6:.1f} MB after {time.perf_counter() - begun:.1f} s")
     (folder / ENGINE_FILE).write_bytes(content)
     reason = cannot_run(engine, job.cuda)
     if isinstance(job.cuda, UnavailableError) or reason is not None:

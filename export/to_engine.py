@@ -13,7 +13,7 @@ from typing import Any
 from export.artifact import Engine, Manifest, OptimizationProfile, Runtime, command_of, file_sha256
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache, remember
-from export.flavour import load, messages
+from export.flavour import Watch, load, messages, monitor
 
 OPTIMUM = 8  # the batch that kernels are chosen for
 OPTIMIZATION_LEVEL = 3  # TensorRT's default: kernels are timed, and compiled where none fits
@@ -34,7 +34,12 @@ def rebuild_with(manifest: Manifest) -> str:
 
 
 def to_engine(
-    graph: Path, flavour: Runtime, profile: OptimizationProfile, capability: str | None, cache: EngineCache | None
+    graph: Path,
+    flavour: Runtime,
+    profile: OptimizationProfile,
+    capability: str | None,
+    cache: EngineCache | None,
+    watch: Watch | None = None,
 ) -> tuple[bytes, Engine]:
     """Build, or find in the cache; returns the serialized engine and its description, without measurements.
 
@@ -56,7 +61,7 @@ def to_engine(
     )
     if cache is not None and (found := cache.find(engine)) is not None:
         return found, engine
-    content = build(tensorrt, graph, engine, cache)
+    content = build(tensorrt, graph, engine, cache, watch)
     if cache is not None:
         cache.keep(engine, content)
     return content, engine
@@ -78,11 +83,13 @@ def target(flavour: Runtime, asked: str | None, cuda: Cuda | UnavailableError) -
     return cuda.compute_capability
 
 
-def build(tensorrt: Any, graph: Path, engine: Engine, cache: EngineCache | None) -> bytes:
+def build(tensorrt: Any, graph: Path, engine: Engine, cache: EngineCache | None, watch: Watch | None = None) -> bytes:
     log = messages(tensorrt)
     builder = tensorrt.Builder(log)
     network = parsed(tensorrt, builder, graph, log)
     config = builder.create_builder_config()
+    if watch is not None:
+        config.progress_monitor = monitor(tensorrt, watch)
     config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
     config.clear_flag(tensorrt.BuilderFlag.TF32)  # on by default: fp32 would keep 10 bits of a mantissa
     if config.add_optimization_profile(profiled(builder, network, engine.profile)) < 0:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 GROUPS = ("export", "train", "loadtest", "demo", "gpu")
-ON_THE_MACHINE = re.compile(r"^(torch|triton|nvidia-.*|cuda-toolkit|onnxruntime)==")
+ON_THE_MACHINE = re.compile(r"^(torch|triton|nvidia-(?!ml-py).*|cuda-toolkit|onnxruntime)==")
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1)] + [
     "manylinux2014_x86_64",
     "manylinux1_x86_64",

@@ -35,7 +35,7 @@ class Guard:
 
 GUARDS = {
     Precision.FP32: None,  # its digits suffice for any shift up to `fold.LARGEST_SHIFT`
-    Precision.FP16: Guard(step=2.0**-11, uniform=False, most_steps=32),
+    Precision.FP16: Guard(step=2.0**-11, uniform=False, most_steps=8),
     Precision.INT8: Guard(step=1 / 255, uniform=True, most_steps=8),
 }
 

@@ -17,6 +17,7 @@ from export.folding.fold import FoldReport, fold
 from export.images import from_photographs
 from export.quantize import calibrate, quantize
 from export.source import open_source
+from export.to_fp16 import to_fp16
 from export.to_onnx import INPUT, ServedGraph, to_onnx
 from models.choice import choice_of
 from models.data import normalised
@@ -117,6 +118,29 @@ def test_fp16_keeps_more_than_int8_and_less_than_fp32(images: np.ndarray) -> Non
         assert np.abs(run(model, images[:8]) - in_float64_of(graph, images[:8])).max() < 0.1
     assert left[Precision.FP32] == 0
     assert left[Precision.FP16] <= left[Precision.INT8]
+
+
+@pytest.mark.parametrize("factor", [0.02, 0.004])
+def test_small_gammas_cost_fp16_no_more_folded_than_unfolded(factor: float, images: np.ndarray) -> None:
+    """Where a ReLU needs a bound, Max and Min are float16 as well."""
+    graph = spoiled(small_gammas(0.06, factor), images)
+    model = to_onnx(graph)
+    expected = logits(model, images)
+
+    def error(lowered: onnx.ModelProto) -> float:
+        return float(np.abs(logits(to_fp16(lowered), images) - expected).max() / np.abs(expected).max())
+
+    careless, careful = (ir.from_proto(model) for _ in range(2))
+    fold(careless, Precision.FP32)
+    fold(careful, Precision.FP16)
+    unfolded = error(model)
+    assert error(ir.to_proto(careless)) > 4 * unfolded
+    assert error(ir.to_proto(careful)) < 1.5 * unfolded
+
+
+def logits(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {INPUT: images})[0])
 
 
 def in_float64_of(graph: ServedGraph, pixels: np.ndarray) -> np.ndarray:

@@ -234,7 +234,7 @@ class Recorder:
         kind = "" if owner is tensorrt_rtx else owner.__name__ if isinstance(owner, type) else type(owner).__name__
         self.used.add((kind, name))
         found = getattr(owner, name)
-        if name == "ILogger" or not callable(found):
+        if name in {"ILogger", "IProgressMonitor"} or not callable(found):
             return found
         return Recorder(found, self.used)
 
@@ -257,10 +257,13 @@ def names_used(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]
     assert main(["resnet8-preact", "--untrained", "--precision", "fp16"]) == 0
     graph = Path(bentoml.models.get("resnet8-preact").path) / GRAPH_FILE
     engine = described(Runtime.TENSORRT, optimization_level=3)
+    steps: list[tuple[str, int, int]] = []
     recorder: Any = Recorder(tensorrt_rtx, used)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Timing cache operations are no-ops in TensorRT-RTX")
-        content = build(recorder, graph, engine, EngineCache(folder))
+        content = build(recorder, graph, engine, EngineCache(folder), lambda *step: steps.append(step))
+    assert {phase for phase, *_ in steps} >= {"Building engine", "Optimizing graph"}
+    assert all(0 <= done <= total for _, done, total in steps)
     assert len(content) > 1e5
     return used
 
@@ -314,7 +317,7 @@ def test_the_bindings_have_what_a_session_uses(bindings: dict[str, list[str]]) -
         assert not used - set(bindings[kind])
     assert "USER_MANAGED" in bindings["ExecutionContextAllocationStrategy"]
     assert "INPUT" in bindings["TensorIOMode"]
-    assert {"ILogger", "nptype", "uint8", "float32"} <= set(bindings[""])
+    assert {"ILogger", "IProgressMonitor", "nptype", "uint8", "float32"} <= set(bindings[""])
     assert {"ERROR", "INTERNAL_ERROR"} <= set(bindings["ILogger"])
 
 

@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 
 from export.__main__ import choices, main, parser, settings_of
+from export.artifact import file_sha256, read_manifest, write_manifest
 from export.pipeline import export
+from export.store import register
 from loadtests.local_service import LocalService, ServiceError, local_service
 from models.weights import read_checkpoint, zoo_path
 from tests.conftest import PAIR, ROOT, SHARED_DATA
@@ -183,6 +185,30 @@ def test_a_changed_model_stops_the_start(exported_pair: tuple[str, str], tmp_pat
     message = refused({"BENTOML_HOME": str(home), "SERVING_MODELS": exported_pair[0]})
     assert "model.onnx: sha256 is" in message
     assert "export again" in message
+
+
+def test_a_model_that_no_runtime_opens_leaves_the_service_not_ready_and_says_why(
+    exported_pair: tuple[str, str], tmp_path: Path
+) -> None:
+    """Its hashes are right, so it is found out where it is opened: by the worker, which stays to be asked."""
+    stored = Path(bentoml.models.get(exported_pair[0]).path)
+    manifest = read_manifest(stored, exported_pair[0].partition(":")[2])
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    files = {"model.onnx": file_sha256(tmp_path / "model.onnx")}
+    broken = manifest.model_copy(update={"variant": "broken", "files": files})
+    write_manifest(tmp_path, broken)
+    tag = register(tmp_path, broken)
+    environment = {"SERVING_MODELS": tag}
+    with (
+        pytest.raises(ServiceError) as caught,
+        local_service(environment=environment, folder=ROOT, ready_within_s=6),
+    ):
+        pass
+    bentoml.models.delete(tag)
+    message = str(caught.value)
+    (line,) = [line for line in message.splitlines() if "not ready, and will not be" in line]
+    assert "model.onnx: ONNX Runtime cannot open it" in line
+    assert "Traceback" not in message
 
 
 def test_a_misspelled_setting_stops_the_start() -> None:
