@@ -82,8 +82,9 @@ def steps(folder: Path, present: list[ServingRuntime], options: argparse.Namespa
             yield f"pair-{runtime}-{precision}", partial(pair, folder, runtime, precision, options.data)
     for runtime in present:
         for depth in options.depths:
-            name = f"served-{runtime}-resnet{depth}-fp16"
-            yield name, partial(served, folder, runtime, depth, Precision.FP16, options)
+            for payload in ("jpeg", "tensors"):
+                name = f"served-{runtime}-resnet{depth}-fp16-{payload}"
+                yield name, partial(served, folder, runtime, depth, Precision.FP16, payload, options)
 
 
 def pair(folder: Path, runtime: ServingRuntime, precision: Precision, data: Path | None) -> dict[str, Any]:
@@ -134,15 +135,16 @@ def accuracy(tag: str, runtime: ServingRuntime, precision: Precision, data: Path
 
 
 def served(
-    folder: Path, runtime: ServingRuntime, depth: int, precision: Precision, options: argparse.Namespace
+    folder: Path, runtime: ServingRuntime, depth: int, precision: Precision, payload: str, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Both orderings behind HTTP on the GPU, JPEGs in, compared in interleaved rounds."""
+    """Both orderings behind HTTP on the GPU, compared in interleaved rounds."""
     tags = export(folder, PAIRS[depth], runtime, precision, None)
     environment = {"SERVING_MODELS": ",".join(tags), "SERVING_RUNTIME": str(runtime)}
-    out = folder / "served" / f"{runtime}-resnet{depth}-{precision}"
+    out = folder / "served" / f"{runtime}-resnet{depth}-{precision}-{payload}"
     with local_service(environment=environment, ready_within_s=READY_WITHIN_S) as service:
         command = ["-m", "loadtests", "compare", *PAIRS[depth], "--host", service.url, "--out", str(out)]
         command += ["--rounds", str(options.rounds), "--users", str(options.users), "--turn-seconds", "0.5"]
+        command += ["--tensors"] if payload == "tensors" else []
         subprocess.run([sys.executable, *command], check=True)
         ready_s = service.ready_s
     compared: dict[str, Any] = json.loads((out / "comparison.json").read_text())

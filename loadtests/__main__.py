@@ -18,7 +18,7 @@ from tqdm import tqdm
 from loadtests.compare import run_rounds
 from loadtests.local_service import ServiceError
 from loadtests.report import as_text, summary, write_report
-from loadtests.scenario import payloads
+from loadtests.scenario import payloads, tensors
 from loadtests.startup import measure_startup, write_startup
 from loadtests.turns import LANES, Plan, Turn
 
@@ -54,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--rounds", type=positive(int), default=40)
     command.add_argument("--turn-seconds", type=positive(float), default=1.0, help="of each lane in a round")
     command.add_argument("--images", type=Path, help="folder of images to post (default: made-up 224 x 224 JPEGs)")
+    command.add_argument(
+        "--tensors", action="store_true", help="send pixels by the Open Inference Protocol: nothing is decoded"
+    )
     command.add_argument("--out", type=Path, default=Path("build/comparison"), help="folder of the report")
 
     command = commands.add_parser(
@@ -83,7 +86,7 @@ def compare(options: argparse.Namespace) -> int:
         raise LoadTestError(f"--host {options.host}: expected http://NAME:PORT")
     plan = Plan(options.host.rstrip("/"), tuple(options.variants), options.users, options.rounds, options.turn_seconds)
     variants = served_variants(plan)
-    images = payloads(options.images)
+    images = tensors(input_shape(variants)) if options.tensors else payloads(options.images)
     options.out.mkdir(parents=True, exist_ok=True)
     turns = measure(plan, images, options.out / "turns.jsonl")
     if len(turns) < LANES:
@@ -123,6 +126,14 @@ def measure(plan: Plan, images: list[Any], log: Path) -> list[Turn]:
 def progress_bar(turns: int) -> tqdm[Any]:
     interval_s = 0.1 if sys.stderr.isatty() else 30.0  # a log file needs fewer lines
     return tqdm(total=turns, desc="comparing", unit="turn", mininterval=interval_s)
+
+
+def input_shape(variants: dict[str, dict[str, Any]]) -> tuple[int, ...]:
+    """One image of the size that both variants take."""
+    crops = {variant["preprocessing"]["crop"] for variant in variants.values()}
+    if len(crops) > 1:
+        raise LoadTestError(f"the variants take images of {sorted(crops)} pixels; the same tensors do not fit both")
+    return (1, *crops, *crops, 3)
 
 
 def served_variants(plan: Plan) -> dict[str, dict[str, Any]]:

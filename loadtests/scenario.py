@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import mimetypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,10 +18,31 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """An encoded image and its content type."""
+    """A request: its path and what its answer has to contain, both with `{variant}` for the variant's name."""
 
     body: bytes
-    content_type: str
+    headers: Mapping[str, str]
+    path: str
+    answered: str
+
+
+def encoded(body: bytes, content_type: str) -> Payload:
+    """An encoded image for the service to decode."""
+    return Payload(body, {"content-type": content_type}, "/classify?variant={variant}", '"variant":"{variant}"')
+
+
+def tensors(shape: Sequence[int], count: int = 8) -> list[Payload]:
+    """Random pixels of a shape [N, crop, crop, 3] by the Open Inference Protocol, as raw bytes: nothing to decode."""
+    found = []
+    for seed in range(count):
+        pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        size = {"binary_data_size": pixels.nbytes}
+        given = {"name": "images", "datatype": "UINT8", "shape": list(shape), "parameters": size}
+        header = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}).encode()
+        headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(header))}
+        path, answered = "/v2/models/{variant}/infer", '"model_name":"{variant}"'
+        found.append(Payload(header + pixels.tobytes(), headers, path, answered))
+    return found
 
 
 def payloads(folder: Path | None) -> list[Payload]:
@@ -30,14 +52,14 @@ def payloads(folder: Path | None) -> list[Payload]:
     paths = sorted(path for path in folder.iterdir() if (mimetypes.guess_type(path)[0] or "").startswith("image/"))
     if not paths:
         raise FileNotFoundError(f"{folder}: no images in it")
-    return [Payload(path.read_bytes(), mimetypes.guess_type(path)[0] or "") for path in paths]
+    return [encoded(path.read_bytes(), mimetypes.guess_type(path)[0] or "") for path in paths]
 
 
 def made_up(seed: int) -> Payload:
     noise = np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).resize((224, 224), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-    return Payload(file.getvalue(), "image/jpeg")
+    return encoded(file.getvalue(), "image/jpeg")
 
 
 class ClassifyUser(FastHttpUser):
@@ -62,18 +84,19 @@ class ClassifyUser(FastHttpUser):
     def classify(self) -> None:
         image = next(self.upcoming)
         with self.client.post(
-            f"/classify?variant={self.variant}",
+            image.path.format(variant=self.variant),
             data=image.body,  # type: ignore[arg-type]  # its annotation forgets bytes
-            headers={"content-type": image.content_type},
+            headers=dict(image.headers),
             name=self.variant,
             catch_response=True,
         ) as response:
+            text = (response.content or b"").decode(errors="replace")
             if not response.status_code:  # no answer at all
                 response.failure(f"no answer: {getattr(response, 'error', None)!r}")
             elif response.status_code != 200:
-                response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
-            elif f'"variant":"{self.variant}"' not in (response.text or "").replace(": ", ":"):
-                response.failure(f"no answer of {self.variant}: {(response.text or '')[:200]}")
+                response.failure(f"{response.status_code}: {text[:200]}")
+            elif image.answered.replace("{variant}", self.variant) not in text.replace(": ", ":"):
+                response.failure(f"no answer of {self.variant}: {text[:200]}")
 
 
 def user_of(variant: str, images: Sequence[Payload]) -> type[ClassifyUser]:

@@ -38,6 +38,20 @@ async def read_image(request: Request, limit: int) -> bytes:
     return encoded
 
 
+async def read_tensors(request: Request, limit: int) -> bytes:
+    """The raw body of an inference request, uncompressed; at most `limit` bytes of it."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise RequestError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_content_encoding",
+            "compressed bodies are not read",
+            found=coding,
+            accepted=["identity"],
+        )
+    return await limited(request, limit).body()
+
+
 async def read_multipart(request: Request) -> bytes:
     try:
         async with request.form(max_files=1, max_fields=8) as form:
@@ -90,7 +104,7 @@ def too_many_bytes(found: str, limit: int) -> RequestError:
     return RequestError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "too_many_bytes",
-        f"the image may have up to {limit} bytes",
+        f"up to {limit} bytes are read",
         found=found,
         accepted=[f"up to {limit} bytes"],
     )

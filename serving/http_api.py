@@ -7,12 +7,9 @@ that. `/readyz`, `/livez` and `/metrics` stay BentoML's.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
@@ -23,34 +20,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.body import PARAMETERS, read_image
 from serving.classifier import Classifier, Served
-from serving.config import Settings
 from serving.errors import RequestError
+from serving.inference_protocol import InferenceProtocol, as_protocol, wrong_method
 from serving.openapi import document
+from serving.opened import Opened
 
 logger = logging.getLogger("bentoml.serve")
 
 INDEX = Path(__file__).with_name("index.html")
 TOP_K = 5
-RECEIVING_PER_IN_FLIGHT = 4
-
-
-@dataclass
-class Opened:
-    """What the worker has opened: empty until it is ready, and again once it closes."""
-
-    classifier: Classifier | None = None
-    pool: ThreadPoolExecutor | None = None
-    in_flight: int = field(default=0, init=False)
-    receiving: int = field(default=0, init=False)
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class HttpApi:
-    """ASGI middleware for `/`, `/classify`, `/variants` and `/docs.json`."""
+    """ASGI middleware for `/`, `/classify`, `/variants`, `/docs.json` and all of `/v2`."""
 
     def __init__(self, app: ASGIApp, opened: Opened) -> None:
         self.app = app
         self.opened = opened
-        self.routes: dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
+        self.protocol = InferenceProtocol(opened)
+        self.routes: dict[str, tuple[str, Handler]] = {
             "/": ("GET", self.index),
             "/classify": ("POST", self.classify),
             "/variants": ("GET", self.variants),
@@ -58,93 +47,66 @@ class HttpApi:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self.routes.get(scope["path"]) if scope["type"] == "http" else None
-        if route is None:
+        handler, refused = self.handler(scope) if scope["type"] == "http" else (None, as_ours)
+        if handler is None:
             await self.app(scope, receive, send)
             return
-        method, handler = route
         try:
-            if scope["method"] != method:
-                raise wrong_method(scope["method"], method)
             response = await handler(Request(scope, receive))
         except RequestError as error:
-            response = answer(error.answer, error.status)
-            response.headers.update(error.headers)
+            response = refused(error)
         except ClientDisconnect:
             return
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
-            fault = RequestError(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "a fault of the service; its log has the details"
-            ).answer
-            response = answer(fault, HTTPStatus.INTERNAL_SERVER_ERROR)
+            response = refused(
+                RequestError(
+                    HTTPStatus.INTERNAL_SERVER_ERROR,
+                    "internal_error",
+                    "a fault of the service; its log has the details",
+                )
+            )
         await response(scope, receive, send)
+
+    def handler(self, scope: Scope) -> tuple[Handler | None, Callable[[RequestError], Response]]:
+        """What answers a path, and how its errors look; None for BentoML's own paths."""
+        path = scope["path"]
+        if path == "/v2" or path.startswith("/v2/"):
+            return self.protocol, as_protocol
+        method, handler = self.routes.get(path, ("", None))
+        return (handler if scope["method"] == method or handler is None else refuse(method)), as_ours
 
     async def index(self, _: Request) -> Response:
         return Response(INDEX.read_bytes(), media_type="text/html")
 
     async def variants(self, _: Request) -> Response:
-        return answer(self.classifier().variants())
+        return answer(self.opened.ready().variants())
 
     async def openapi(self, _: Request) -> Response:
-        return Response(document(self.classifier()), media_type="application/json")
+        return Response(document(self.opened.ready()), media_type="application/json")
 
     async def classify(self, request: Request) -> Response:
-        classifier = self.classifier()
+        classifier = self.opened.ready()
         served, top_k = read_parameters(request, classifier)
-        settings = classifier.settings
-        admit(self.opened.in_flight, settings.max_in_flight)  # no use in receiving what would be refused
-        encoded = await self.receive(request, settings)
-        admit(self.opened.in_flight, settings.max_in_flight)  # others may have come first meanwhile
-        self.opened.in_flight += 1
-        try:
-            classification = await asyncio.get_running_loop().run_in_executor(
-                self.opened.pool, classifier.classify, encoded, served, top_k, time.perf_counter()
-            )
-        finally:
-            self.opened.in_flight -= 1
-        return answer(classification)
+        encoded = await self.opened.receive(read_image(request, classifier.settings.max_image_bytes))
+        return answer(await self.opened.run(classifier.classify, encoded, served, top_k, time.perf_counter()))
 
-    async def receive(self, request: Request, settings: Settings) -> bytes:
-        """Bodies on their way are counted apart: slow clients must not keep quick ones out."""
-        admit(self.opened.receiving, RECEIVING_PER_IN_FLIGHT * settings.max_in_flight)
-        self.opened.receiving += 1
-        try:
-            return await read_image(request, settings.max_image_bytes)
-        finally:
-            self.opened.receiving -= 1
 
-    def classifier(self) -> Classifier:
-        if self.opened.classifier is None:
-            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the models are not open; the log says why")
-        return self.opened.classifier
+def as_ours(error: RequestError) -> Response:
+    response = answer(error.answer, error.status)
+    response.headers.update(error.headers)
+    return response
+
+
+def refuse(accepted: str) -> Handler:
+    async def handler(request: Request) -> Response:
+        raise wrong_method(request.method, accepted)
+
+    return handler
 
 
 def answer(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(body.model_dump_json(), status, media_type="application/json")
-
-
-def admit(held: int, most: int) -> None:
-    if held >= most:
-        raise RequestError(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            "overloaded",
-            f"{held} requests are held, as many as may be",
-            found=str(held),
-            accepted=[f"up to {most} at once"],
-            headers={"retry-after": "1"},
-        )
-
-
-def wrong_method(found: str, accepted: str) -> RequestError:
-    return RequestError(
-        HTTPStatus.METHOD_NOT_ALLOWED,
-        "wrong_method",
-        f"this route answers {accepted}",
-        found=found,
-        accepted=[accepted],
-        headers={"allow": accepted},
-    )
 
 
 def read_parameters(request: Request, classifier: Classifier) -> tuple[Served, int]:

@@ -23,7 +23,8 @@ from export.cuda import DeviceError, UnavailableError
 from export.to_engine import EngineError
 from serving.classifier import Classifier
 from serving.config import ConfigError, exact_tags, read_settings
-from serving.http_api import HttpApi, Opened
+from serving.http_api import HttpApi
+from serving.opened import Opened
 from serving.runners.choice import choose
 from serving.runners.machine import Machine
 

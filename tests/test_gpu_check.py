@@ -33,7 +33,7 @@ def test_the_steps_run_and_are_reported(options: argparse.Namespace, tmp_path: P
         assert found["device"] == "cpu"
         assert found["points_lost"] == 0.0
         assert found["verdict"] == "holds"
-    served = gpu_check.served(folder, ServingRuntime.ONNXRUNTIME, 20, Precision.FP32, options)
+    served = gpu_check.served(folder, ServingRuntime.ONNXRUNTIME, 20, Precision.FP32, "tensors", options)
     assert served["ready_s"] > 0
     assert [lane["failures"] for lane in served["lanes"]] == [0, 0, 0]
     for name, step in {"pair-x": pair, "served-x": served, "pair-y": {"failed": "RuntimeError: no"}}.items():
@@ -50,7 +50,7 @@ def test_every_runtime_and_precision_has_its_step(options: argparse.Namespace, t
     names = [name for name, _ in gpu_check.steps(tmp_path, list(gpu_check.SERVED), options)]
     assert names[:3] == ["pair-tensorrt-fp32", "pair-tensorrt-fp16", "pair-tensorrt-int8"]
     assert "pair-onnxruntime-cuda-int8" not in names
-    assert names[-1] == "served-onnxruntime-cuda-resnet20-fp16"
+    assert names[-1] == "served-onnxruntime-cuda-resnet20-fp16-tensors"
 
 
 @pytest.mark.no_gpu

@@ -1,0 +1,187 @@
+"""The body of an inference request of the Open Inference Protocol, and of its answer.
+
+JSON alone, or JSON followed by raw tensors (the binary tensor extension, whose header says how long the JSON is):
+https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md and extension_classification.md.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import from_json, to_json
+
+from export.artifact import Manifest
+from serving.errors import RequestError
+
+HEADER_LENGTH = "inference-header-content-length"
+DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+
+
+class Tensor(BaseModel):
+    """An input; unknown parameters are ignored, as the protocol wants."""
+
+    name: str
+    datatype: str
+    shape: list[int] = Field(max_length=8)
+    parameters: dict[str, Any] = {}
+    data: Any = None
+
+
+class Wanted(BaseModel):
+    """An output that is asked for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class Body(BaseModel):
+    id: str = ""
+    inputs: list[Tensor] = Field(max_length=8)
+    outputs: list[Wanted] = Field(default=[], max_length=8)
+    parameters: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRequest:
+    """`classes` best classes of each image in place of logits, where that is not 0; `binary`: as raw bytes."""
+
+    id: str
+    pixels: NDArray[np.uint8]  # [N, crop, crop, 3]
+    classes: int
+    binary: bool
+
+
+def read_request(content: bytes, header_length: str | None, manifest: Manifest) -> TensorRequest:
+    """Raises RequestError (400) where anything is not as the model's metadata says."""
+    end = len(content) if header_length is None else json_length(header_length, len(content))
+    try:
+        body = Body.model_validate(from_json(content[:end]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise bad("bad_request", f"{where or 'the body'}: {first['msg']}") from None
+    except ValueError as error:
+        raise bad("bad_json", f"the first {end} bytes are not JSON: {error}") from None
+    (tensor,) = only(body.inputs, manifest.input.name)
+    classes, binary = read_outputs(body, manifest)
+    return TensorRequest(body.id, read_pixels(tensor, memoryview(content)[end:], manifest), classes, binary)
+
+
+def json_length(text: str, size: int) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text[:20]) <= size):
+        raise bad("bad_header_length", f"{HEADER_LENGTH} is longer than the body", text[:40], f"up to {size}")
+    return int(text)
+
+
+def only(inputs: list[Tensor], name: str) -> list[Tensor]:
+    if [tensor.name for tensor in inputs] != [name]:
+        found = ", ".join(tensor.name for tensor in inputs) or "none"
+        raise bad("bad_inputs", "the model has another input", found, name)
+    return inputs
+
+
+def read_outputs(body: Body, manifest: Manifest) -> tuple[int, bool]:
+    name = manifest.output.name
+    unknown = [output.name for output in body.outputs if output.name != name]
+    if unknown or len(body.outputs) > 1:
+        raise bad("bad_outputs", "the model has one output", ", ".join(output.name for output in body.outputs), name)
+    parameters = body.parameters | (body.outputs[0].parameters if body.outputs else {})
+    binary = parameters.get("binary_data", parameters.get("binary_data_output", False))
+    classes = parameters.get("classification", 0)
+    if not isinstance(binary, bool) or not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
+        raise bad(
+            "bad_parameters", "binary_data is true or false, classification a whole number", f"{binary}, {classes}"
+        )
+    return min(classes, len(manifest.labels)), binary
+
+
+def read_pixels(tensor: Tensor, raw: memoryview, manifest: Manifest) -> NDArray[np.uint8]:
+    expected = (manifest.max_batch_size, *manifest.input.shape[1:])
+    datatype = DATATYPES[manifest.input.dtype]
+    if tensor.datatype != datatype:
+        raise bad("bad_datatype", f"{tensor.name} has another datatype", tensor.datatype, datatype)
+    batch, *rest = tensor.shape or [0]
+    if not 1 <= batch <= manifest.max_batch_size or tuple(rest) != expected[1:]:
+        raise bad(
+            "bad_shape",
+            f"{tensor.name} has another shape",
+            str(tensor.shape),
+            f"[1 to {expected[0]}, {rest_of(expected)}]",
+        )
+    size = math.prod(tensor.shape)
+    declared = tensor.parameters.get("binary_data_size")
+    if declared is None:
+        return from_numbers(tensor, size, len(raw))
+    if declared != size or len(raw) != size or tensor.data is not None:
+        found = f"binary_data_size {declared}, {len(raw)} bytes behind the JSON"
+        raise bad("bad_size", f"{tensor.name} has {size} bytes by its shape", found, f"{size} and no `data`")
+    return np.frombuffer(raw, np.uint8).reshape(tensor.shape)
+
+
+def from_numbers(tensor: Tensor, size: int, surplus: int) -> NDArray[np.uint8]:
+    try:
+        array = np.asarray(tensor.data)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0)
+    if array.dtype.kind not in "iu" or array.size != size or surplus:
+        found = f"{array.size} of type {array.dtype}, {surplus} bytes behind the JSON"
+        raise bad("bad_data", f"`data` of {tensor.name} has to be {size} whole numbers", found, "a flat or nested list")
+    if array.min() < 0 or array.max() > 255:
+        raise bad("bad_data", f"`data` of {tensor.name} is of bytes", f"{array.min()} to {array.max()}", "0 to 255")
+    return array.astype(np.uint8).reshape(tensor.shape)
+
+
+def rest_of(shape: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, shape[1:]))
+
+
+def bad(error: str, message: str, found: str = "", accepted: str = "") -> RequestError:
+    return RequestError(
+        HTTPStatus.BAD_REQUEST, error, message, found=found[:200], accepted=[accepted] if accepted else []
+    )
+
+
+def write_answer(
+    request: TensorRequest, logits: NDArray[np.float32], manifest: Manifest, version: str
+) -> tuple[bytes, dict[str, str]]:
+    """The body and its headers."""
+    output = tensor_of(request, logits, manifest)
+    content = output.pop("content")
+    if request.binary:
+        output["parameters"] = {"binary_data_size": len(content)}
+    header = to_json(
+        {"model_name": manifest.variant, "model_version": version}
+        | ({"id": request.id} if request.id else {})
+        | {"outputs": [output]}
+    )
+    if not request.binary:
+        return header, {"content-type": "application/json"}
+    return header + content, {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+
+
+def tensor_of(request: TensorRequest, logits: NDArray[np.float32], manifest: Manifest) -> dict[str, Any]:
+    """One output with its `data`, or with its raw `content`."""
+    name = manifest.output.name
+    if not request.classes:
+        described = {"name": name, "datatype": DATATYPES[manifest.output.dtype], "shape": list(logits.shape)}
+        if request.binary:
+            return described | {"content": logits.astype("<f4").tobytes()}
+        return described | {"data": logits.ravel().tolist(), "content": b""}
+    best = np.argsort(-logits, axis=1, kind="stable")[:, : request.classes]
+    texts = [
+        f"{logits[row, index]:f}:{index}:{manifest.labels[index]}"
+        for row, indices in enumerate(best)
+        for index in indices
+    ]
+    described = {"name": name, "datatype": "BYTES", "shape": list(best.shape)}
+    if not request.binary:
+        return described | {"data": texts, "content": b""}
+    encoded = [text.encode() for text in texts]
+    return described | {"content": b"".join(struct.pack("<I", len(text)) + text for text in encoded)}
