@@ -1,11 +1,11 @@
 """Every answer that is not a classification.
 
-    request --> route --> body --> parameters --> admitted --> decoded --> inferred --> 200
-                 |405      |400 empty, malformed  |429          |400 no image
-                           |413 too many bytes                  |413 too many pixels
-                           |415 content type
-                                    |400 top_k, unknown parameter
-                                    |404 unknown variant
+    request --> key --> route --> body --> parameters --> admitted --> decoded --> inferred --> 200
+                 |401     |405      |400 empty, malformed  |429          |400 no image
+                 |403               |413 too many bytes                  |413 too many pixels
+                                    |415 content type
+                                             |400 top_k, unknown parameter
+                                             |404 unknown variant
 
 Requests of the Open Inference Protocol (`/v2`) go the same way; their errors are one sentence in `error`, nothing else.
 A 405 is a wrong method, a 503 a worker that is not ready. A 500 is a bug of ours and is logged with its traceback; no

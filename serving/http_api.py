@@ -22,6 +22,8 @@ from serving.body import PARAMETERS, read_image
 from serving.classifier import Classifier, Served
 from serving.errors import RequestError
 from serving.inference_protocol import InferenceProtocol, as_protocol, wrong_method
+from serving.keys import Scope as KeyScope
+from serving.keys import presented_in
 from serving.openapi import document
 from serving.opened import Opened
 
@@ -47,11 +49,15 @@ class HttpApi:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handler, refused = self.handler(scope) if scope["type"] == "http" else (None, as_ours)
-        if handler is None:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        handler, refused = self.handler(scope)
+        if handler is None:
+            await self.theirs(scope, receive, send)
+            return
         try:
+            self.admit(scope)
             response = await handler(Request(scope, receive))
         except RequestError as error:
             response = refused(error)
@@ -67,6 +73,21 @@ class HttpApi:
                 )
             )
         await response(scope, receive, send)
+
+    async def theirs(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """BentoML's own paths, `/metrics` with a key where keys are asked for."""
+        try:
+            self.admit(scope)
+        except RequestError as error:
+            await as_ours(error)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def admit(self, scope: Scope) -> None:
+        """Raises RequestError where a path needs a key that was not sent."""
+        needed = scope_of(scope["path"])
+        if needed is not None and self.opened.keys is not None:
+            self.opened.keys.admit(presented_in(scope["headers"]), needed)
 
     def handler(self, scope: Scope) -> tuple[Handler | None, Callable[[RequestError], Response]]:
         """What answers a path, and how its errors look; None for BentoML's own paths."""
@@ -90,6 +111,14 @@ class HttpApi:
         served, top_k = read_parameters(request, classifier)
         encoded = await self.opened.receive(read_image(request, classifier.settings.max_image_bytes))
         return answer(await self.opened.run(classifier.classify, encoded, served, top_k, time.perf_counter()))
+
+
+def scope_of(path: str) -> KeyScope | None:
+    """Which key a path needs, where keys are asked for; None for pages and health checks."""
+    path = path.rstrip("/")
+    if path == "/classify" or ((path == "/v2" or path.startswith("/v2/")) and not path.startswith("/v2/health")):
+        return KeyScope.PREDICT
+    return KeyScope.OBSERVE if path in {"/variants", "/metrics", "/docs.json"} else None
 
 
 def as_ours(error: RequestError) -> Response:

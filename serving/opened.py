@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from serving.classifier import Classifier
 from serving.errors import RequestError
+from serving.keys import Keys
 
 RECEIVING_PER_IN_FLIGHT = 4
 Given = ParamSpec("Given")
@@ -22,6 +23,7 @@ class Opened:
     """Empty until the worker is ready, and again once it closes."""
 
     classifier: Classifier | None = None
+    keys: Keys | None = None
     pool: ThreadPoolExecutor | None = None
     in_flight: int = field(default=0, init=False)
     receiving: int = field(default=0, init=False)

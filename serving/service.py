@@ -24,13 +24,14 @@ from export.to_engine import EngineError
 from serving.classifier import Classifier
 from serving.config import ConfigError, exact_tags, read_settings
 from serving.http_api import HttpApi
+from serving.keys import Keys, KeysError, read_keys
 from serving.opened import Opened
 from serving.runners.choice import choose
 from serving.runners.machine import Machine
 
 TIMEOUT_S = 30  # uploads included; BentoML keeps a timer this long for every request, answered or not
 
-CANNOT_RUN = (ArtifactError, DeviceError, EngineError, UnavailableError)
+CANNOT_RUN = (ArtifactError, DeviceError, EngineError, KeysError, UnavailableError)
 
 logger = logging.getLogger("bentoml.serve")
 opened = Opened()
@@ -49,6 +50,7 @@ class Preflight:
     def __init__(self) -> None:
         settings = read_settings(os.environ)
         try:
+            opened.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
             opened.classifier = Classifier(exact_tags(settings), settings, Machine())
         except CANNOT_RUN as error:
             logger.error("not ready, and will not be: %s", error)
@@ -65,6 +67,8 @@ class Preflight:
         """Once, before any worker: settle versions and runtimes and check them, so that all workers open the same."""
         try:
             settings, machine = read_settings(os.environ), Machine()
+            if settings.api_keys_file is not None:
+                read_keys(settings.api_keys_file)
             tags = exact_tags(settings)
             for tag in tags:
                 model = bentoml.models.get(tag)

@@ -54,7 +54,7 @@ def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
     limits = Settings(max_image_bytes=MAX_BYTES, max_image_pixels=MAX_PIXELS)
     classifier = Classifier(exported_pair, limits, Machine())
     with ThreadPoolExecutor(2) as pool:
-        yield Opened(classifier, pool)
+        yield Opened(classifier, pool=pool)
     classifier.close()
 
 

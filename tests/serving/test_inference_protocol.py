@@ -39,7 +39,7 @@ URL = f"/v2/models/{PAIR[0]}/infer"
 def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
     classifier = Classifier(exported_pair, Settings(max_tensor_bytes=MOST_BYTES), Machine())
     with ThreadPoolExecutor(2) as pool:
-        yield Opened(classifier, pool)
+        yield Opened(classifier, pool=pool)
     classifier.close()
 
 

@@ -1,0 +1,31 @@
+"""Command line of `serving`: make an API key. The service itself is `bentoml serve serving.service:Preflight`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from serving.keys import Scope, new_key
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    key, line = new_key(options.scope, options.name)
+    print(key)
+    print(
+        f"the key stands above, once; its line for the file that SERVING_API_KEYS_FILE names:\n{line}", file=sys.stderr
+    )
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("key", help="make an API key; prints it, and the line that lets it in")
+    command.add_argument("--scope", type=Scope, choices=list(Scope), default=Scope.PREDICT, help="default: predict")
+    command.add_argument("--name", default="", help="whose it is, without spaces")
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())
