@@ -57,6 +57,9 @@ class Settings(BaseModel):
     max_tensor_bytes: int = Field(16 << 20, ge=1, description="largest body of a /v2 inference request")
     max_image_pixels: int = Field(25_000_000, ge=1, description="width times height that will be decoded")
     api_keys_file: Path | None = Field(None, description="whose keys are let in; without it everybody is")
+    max_timeout_ms: int = Field(
+        28_000, ge=1, le=29_000, description="longest that a request may take; X-Request-Timeout-Ms asks for less"
+    )
     max_in_flight: int = Field(64, ge=1, description="requests a worker holds at once; more are answered 429")
     threads: int = Field(
         default_factory=lambda: (

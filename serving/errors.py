@@ -9,7 +9,7 @@
 
 Requests of the Open Inference Protocol (`/v2`) go the same way; their errors are one sentence in `error`, nothing else.
 A 405 is a wrong method, a 503 a worker that is not ready. A 500 is a bug of ours and is logged with its traceback; no
-request is meant to cause one. A 504, after the service's timeout, is BentoML's and has `error` alone.
+request is meant to cause one. A 504 is a deadline that passed, wherever the request was.
 """
 
 from __future__ import annotations

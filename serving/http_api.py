@@ -7,9 +7,10 @@ that. `/readyz`, `/livez` and `/metrics` stay BentoML's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
 
@@ -31,6 +32,7 @@ logger = logging.getLogger("bentoml.serve")
 
 INDEX = Path(__file__).with_name("index.html")
 TOP_K = 5
+TIMEOUT_HEADER = b"x-request-timeout-ms"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -58,9 +60,15 @@ class HttpApi:
             return
         try:
             self.admit(scope)
-            response = await handler(Request(scope, receive))
+            seconds = deadline_s(scope["headers"], self.opened.longest_s)
+            async with asyncio.timeout(seconds) as deadline:
+                response = await handler(Request(scope, receive))
         except RequestError as error:
             response = refused(error)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            response = refused(too_late(seconds))
         except ClientDisconnect:
             return
         except Exception:
@@ -110,7 +118,9 @@ class HttpApi:
         classifier = self.opened.ready()
         served, top_k = read_parameters(request, classifier)
         encoded = await self.opened.receive(read_image(request, classifier.settings.max_image_bytes))
-        return answer(await self.opened.run(classifier.classify, encoded, served, top_k, time.perf_counter()))
+        return answer(
+            await self.opened.run(request.receive, classifier.classify, encoded, served, top_k, time.perf_counter())
+        )
 
 
 def scope_of(path: str) -> KeyScope | None:
@@ -119,6 +129,33 @@ def scope_of(path: str) -> KeyScope | None:
     if path == "/classify" or ((path == "/v2" or path.startswith("/v2/")) and not path.startswith("/v2/health")):
         return KeyScope.PREDICT
     return KeyScope.OBSERVE if path in {"/variants", "/metrics", "/docs.json"} else None
+
+
+def deadline_s(headers: Iterable[tuple[bytes, bytes]], longest_s: float) -> float:
+    """What a client has patience for, `X-Request-Timeout-Ms`, up to what the service has; counted from here on."""
+    for name, value in headers:
+        if name != TIMEOUT_HEADER:
+            continue
+        text = value.decode("latin-1").strip()
+        if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text)):
+            raise RequestError(
+                HTTPStatus.BAD_REQUEST,
+                "bad_timeout",
+                f"{TIMEOUT_HEADER.decode()} is a whole number of milliseconds",
+                found=text[:40],
+                accepted=[f"1 to {longest_s * 1e3:.0f}"],
+            )
+        return min(int(text) / 1e3, longest_s)
+    return longest_s
+
+
+def too_late(seconds: float) -> RequestError:
+    return RequestError(
+        HTTPStatus.GATEWAY_TIMEOUT,
+        "deadline_exceeded",
+        f"not answered within {seconds * 1e3:.0f} ms; what had not begun was dropped",
+        found=f"{seconds * 1e3:.0f} ms",
+    )
 
 
 def as_ours(error: RequestError) -> Response:

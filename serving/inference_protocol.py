@@ -82,7 +82,7 @@ class InferenceProtocol:
     async def infer(self, request: Request, served: Served, classifier: Classifier) -> Response:
         content = await self.opened.receive(read_tensors(request, classifier.settings.max_tensor_bytes))
         length, arrived = request.headers.get(HEADER_LENGTH), time.perf_counter_ns()
-        computed = await self.opened.run(compute, content, length, served, arrived)
+        computed = await self.opened.run(request.receive, compute, content, length, served, arrived)
         counts = self.counts[served.manifest.variant]
         counts.update({"requests": 1, "images": computed.images} | computed.durations_ns)
         return Response(computed.body, headers=computed.headers)

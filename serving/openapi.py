@@ -7,7 +7,6 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.answers import Classification, Variants
@@ -15,13 +14,16 @@ from serving.classifier import Classifier
 from serving.errors import ErrorAnswer
 
 ERRORS = {
+    HTTPStatus.BAD_REQUEST: "a bad deadline",
+    HTTPStatus.UNAUTHORIZED: "no API key that is known here, where keys are asked for",
+    HTTPStatus.FORBIDDEN: "an API key for something else",
     HTTPStatus.METHOD_NOT_ALLOWED: "this route answers another method",
     HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service",
     HTTPStatus.SERVICE_UNAVAILABLE: "not ready",
-    HTTPStatus.GATEWAY_TIMEOUT: "not answered within the service's timeout",
+    HTTPStatus.GATEWAY_TIMEOUT: "not answered within the deadline",
 }
 CLASSIFY_ERRORS = ERRORS | {
-    HTTPStatus.BAD_REQUEST: "no readable image, malformed multipart, a bad or unknown parameter",
+    HTTPStatus.BAD_REQUEST: "no readable image, malformed multipart, a bad or unknown parameter or deadline",
     HTTPStatus.NOT_FOUND: "the variant is not served here",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or too many pixels",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted",
@@ -29,17 +31,11 @@ CLASSIFY_ERRORS = ERRORS | {
 }
 
 
-class TimeoutAnswer(BaseModel):
-    """BentoML's own answer when a request takes too long."""
-
-    error: str
-
-
 @cache
 def document(classifier: Classifier) -> bytes:
     """OpenAPI 3.1 for the variants that are open."""
     _, definitions = models_json_schema(
-        [(model, "serialization") for model in (Classification, Variants, ErrorAnswer, TimeoutAnswer)],
+        [(model, "serialization") for model in (Classification, Variants, ErrorAnswer)],
         ref_template="#/components/schemas/{model}",
     )
     most_classes = max(len(served.manifest.labels) for served in classifier.served.values())
@@ -52,6 +48,12 @@ def document(classifier: Classifier) -> bytes:
             parameter("variant", {"type": "string", "enum": list(classifier.served)}, "default: the first"),
             parameter(
                 "top_k", {"type": "integer", "minimum": 1, "maximum": most_classes}, "default: 5, or all classes"
+            ),
+            parameter(
+                "X-Request-Timeout-Ms",
+                {"type": "integer", "minimum": 1, "maximum": 10**9 - 1},
+                f"answer 504 after this time; at most {classifier.settings.max_timeout_ms}",
+                "header",
             ),
         ],
         "requestBody": {
@@ -94,17 +96,12 @@ def document(classifier: Classifier) -> bytes:
     ).encode()
 
 
-def parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+def parameter(name: str, schema: dict[str, Any], description: str, place: str = "query") -> dict[str, Any]:
+    return {"name": name, "in": place, "required": False, "schema": schema, "description": description}
 
 
 def error_responses(reasons: dict[HTTPStatus, str]) -> dict[str, Any]:
-    return {
-        str(int(status)): response(
-            reason, TimeoutAnswer.__name__ if status is HTTPStatus.GATEWAY_TIMEOUT else ErrorAnswer.__name__
-        )
-        for status, reason in reasons.items()
-    }
+    return {str(int(status)): response(reason, ErrorAnswer.__name__) for status, reason in reasons.items()}
 
 
 def response(description: str, model: str) -> dict[str, Any]:

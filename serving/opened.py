@@ -7,14 +7,17 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from serving.classifier import Classifier
+from serving.config import Settings
 from serving.errors import RequestError
 from serving.keys import Keys
 
 RECEIVING_PER_IN_FLIGHT = 4
-Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
@@ -27,6 +30,12 @@ class Opened:
     pool: ThreadPoolExecutor | None = None
     in_flight: int = field(default=0, init=False)
     receiving: int = field(default=0, init=False)
+
+    @property
+    def longest_s(self) -> float:
+        """What no request may take longer than, its body included."""
+        settings = self.classifier.settings if self.classifier is not None else Settings.model_validate({})
+        return settings.max_timeout_ms / 1e3
 
     def ready(self) -> Classifier:
         if self.classifier is None:
@@ -48,15 +57,48 @@ class Opened:
         finally:
             self.receiving -= 1
 
-    async def run(self, function: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result:
-        """In a thread of the pool, unless too many wait for one already."""
-        admit(self.in_flight, self.ready().settings.max_in_flight)  # others may have come first meanwhile
+    async def run(self, receive: Receive, function: Callable[..., Result], *arguments: object) -> Result:
+        """In a thread of the pool, unless too many wait for one already.
+
+        Who gives up leaves the queue: a client that hangs up, or a task that is cancelled at its deadline. Work that a
+        thread has begun is finished, and counts until then.
+        """
+        settings, pool = self.ready().settings, self.pool
+        assert pool is not None
+        admit(self.in_flight, settings.max_in_flight)  # others may have come first meanwhile
         self.in_flight += 1
+        work = pool.submit(function, *arguments)
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.pool, lambda: function(*arguments, **named))
+            waiting = asyncio.wrap_future(work)
+            if self.in_flight > settings.threads:  # it has to queue
+                await first_of(waiting, receive)
+            return await waiting
         finally:
-            self.in_flight -= 1
+            if work.cancel() or work.done():
+                self.in_flight -= 1
+            else:
+                loop = asyncio.get_running_loop()
+                work.add_done_callback(lambda _: loop.call_soon_threadsafe(self.release))
+
+    def release(self) -> None:
+        self.in_flight -= 1
+
+
+async def first_of(waiting: asyncio.Future[Result], receive: Receive) -> None:
+    """Raises ClientDisconnect where the client is gone before the work is done."""
+    watching = asyncio.ensure_future(hung_up(receive))
+    both: set[asyncio.Future[Any]] = {waiting, watching}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watching.cancel()
+    if not waiting.done():
+        raise ClientDisconnect
+
+
+async def hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def admit(held: int, most: int) -> None:

@@ -29,7 +29,7 @@ from serving.opened import Opened
 from serving.runners.choice import choose
 from serving.runners.machine import Machine
 
-TIMEOUT_S = 30  # uploads included; BentoML keeps a timer this long for every request, answered or not
+TIMEOUT_S = 30  # BentoML's, behind our own deadlines; it keeps a timer this long for every request, answered or not
 
 CANNOT_RUN = (ArtifactError, DeviceError, EngineError, KeysError, UnavailableError)
 

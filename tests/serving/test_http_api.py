@@ -233,7 +233,7 @@ def test_variants_tell_what_is_served(client: TestClient) -> None:
 def test_openapi_describes_the_routes_and_the_answers(client: TestClient, openapi: dict[str, Any]) -> None:
     assert openapi["paths"].keys() == {"/classify", "/variants", "/readyz", "/livez", "/metrics"}
     post = openapi["paths"]["/classify"]["post"]
-    assert [parameter["name"] for parameter in post["parameters"]] == ["variant", "top_k"]
+    assert [parameter["name"] for parameter in post["parameters"]] == ["variant", "top_k", "X-Request-Timeout-Ms"]
     assert post["parameters"][0]["schema"]["enum"] == list(PAIR)
     assert post["requestBody"]["content"].keys() == {"image/*", "application/octet-stream", "multipart/form-data"}
     schemas = openapi["components"]["schemas"]

@@ -1,0 +1,177 @@
+"""Deadlines and clients that hang up: what has not begun leaves the queue, what has begun counts until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from serving.classifier import Classifier
+from serving.config import Settings
+from serving.http_api import HttpApi
+from serving.opened import Opened
+from serving.runners.machine import Machine
+from tests.serving.test_http_api import encoded
+
+HEADER = b"x-request-timeout-ms"
+
+
+class Held(Classifier):
+    """Each classification waits until it is let go; `begun` has the number of those that a thread took."""
+
+    def __init__(self, tags: tuple[str, ...]) -> None:
+        super().__init__(tags, Settings.model_validate({"threads": 1, "max_timeout_ms": 20_000}), Machine())
+        self.begun = 0
+        self.let_go = threading.Semaphore(0)
+
+    def classify(self, *arguments: Any) -> Any:
+        self.begun += 1
+        assert self.let_go.acquire(timeout=20)
+        return super().classify(*arguments)
+
+
+@pytest.fixture
+def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
+    """One thread, so that a second request has to queue."""
+    classifier = Held(exported_pair[:1])
+    with ThreadPoolExecutor(1) as pool:
+        yield Opened(classifier, pool=pool)
+        classifier.let_go.release(100)
+    classifier.close()
+
+
+class Client:
+    """One request in this process; `hang_up` closes its connection."""
+
+    def __init__(self, opened: Opened, timeout_ms: str | None = None) -> None:
+        self.opened, self.gone = opened, asyncio.Event()
+        self.headers = [] if timeout_ms is None else [(HEADER, timeout_ms.encode())]
+        self.sent: list[Any] = []
+        self.body_read = False
+        self.task = asyncio.ensure_future(self.ask())
+
+    async def ask(self) -> None:
+        scope = {
+            "type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": self.headers
+        }  # fmt: skip
+        await HttpApi(None, self.opened)(scope, self.receive, self.send)  # type: ignore[arg-type]
+
+    async def receive(self) -> dict[str, Any]:
+        if not self.body_read:
+            self.body_read = True
+            return {"type": "http.request", "body": encoded(), "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def hang_up(self) -> None:
+        self.gone.set()
+
+    async def answer(self) -> tuple[int | None, dict[str, Any]]:
+        """Status and body; no status where nothing was sent."""
+        await asyncio.wait_for(self.task, 10)
+        return (self.sent[0]["status"], json.loads(self.sent[1]["body"])) if self.sent else (None, {})
+
+
+def held(opened: Opened) -> Held:
+    assert isinstance(opened.classifier, Held)
+    return opened.classifier
+
+
+async def until_begun(opened: Opened, count: int) -> None:
+    while held(opened).begun < count:
+        await asyncio.sleep(0.001)
+
+
+def test_a_deadline_takes_what_waits_off_the_queue(opened: Opened) -> None:
+    async def scenario() -> None:
+        first = Client(opened)
+        await until_begun(opened, 1)
+        second = Client(opened, "50")
+        status, body = await second.answer()
+        assert status == 504
+        assert body["error"] == "deadline_exceeded"
+        assert "not answered within 50 ms" in body["message"]
+        assert opened.in_flight == 1
+        held(opened).let_go.release(2)
+        assert (await first.answer())[0] == 200
+        third = Client(opened)
+        assert (await third.answer())[0] == 200
+        assert held(opened).begun == 2  # the second never was
+
+    asyncio.run(scenario())
+    assert opened.in_flight == 0
+
+
+def test_work_that_has_begun_counts_until_it_ends(opened: Opened) -> None:
+    async def scenario() -> None:
+        first = Client(opened, "50")
+        await until_begun(opened, 1)
+        assert (await first.answer())[0] == 504
+        assert opened.in_flight == 1
+        held(opened).let_go.release()
+        while opened.in_flight:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_hangs_up_leaves_the_queue(opened: Opened) -> None:
+    async def scenario() -> None:
+        first = Client(opened)
+        await until_begun(opened, 1)
+        second = Client(opened)
+        while opened.in_flight < 2:
+            await asyncio.sleep(0.001)
+        second.hang_up()
+        assert await second.answer() == (None, {})
+        assert opened.in_flight == 1
+        held(opened).let_go.release(2)
+        assert (await first.answer())[0] == 200
+        assert (await Client(opened).answer())[0] == 200
+        assert held(opened).begun == 2
+
+    asyncio.run(scenario())
+    assert opened.in_flight == 0
+
+
+def test_a_body_that_does_not_come_meets_the_deadline_as_well(opened: Opened) -> None:
+    async def scenario() -> None:
+        slow = Client(opened, "50")
+        slow.body_read = True  # what it sends next is that it is gone, which it does not
+        assert (await slow.answer())[0] == 504
+        assert opened.receiving == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "soon", "²", "1" * 10])
+def test_a_deadline_that_is_none_is_refused(opened: Opened, text: str) -> None:
+    async def scenario() -> None:
+        status, body = await Client(opened, text).answer()
+        assert status == 400
+        assert body["error"] == "bad_timeout"
+        assert body["accepted"] == ["1 to 20000"]
+
+    asyncio.run(scenario())
+
+
+def test_the_service_has_less_patience_than_any_client(exported_pair: tuple[str, str]) -> None:
+    settings = Settings.model_validate({"threads": 1, "max_timeout_ms": 50})
+    classifier = Held(exported_pair[:1])
+    classifier.settings = settings
+
+    async def scenario(opened: Opened) -> None:
+        assert (await Client(opened, "60000").answer())[0] == 504
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(scenario(Opened(classifier, pool=pool)))
+        classifier.let_go.release()
+    classifier.close()
