@@ -25,6 +25,7 @@ from serving.errors import RequestError
 from serving.inference_protocol import InferenceProtocol, as_protocol, wrong_method
 from serving.keys import Scope as KeyScope
 from serving.keys import presented_in
+from serving.metrics import metrics
 from serving.openapi import document
 from serving.opened import Opened
 
@@ -64,11 +65,14 @@ class HttpApi:
             async with asyncio.timeout(seconds) as deadline:
                 response = await handler(Request(scope, receive))
         except RequestError as error:
+            metrics().refused.labels(error.answer.error).inc()
             response = refused(error)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            response = refused(too_late(seconds))
+            late = too_late(seconds)
+            metrics().refused.labels(late.answer.error).inc()
+            response = refused(late)
         except ClientDisconnect:
             return
         except Exception:
@@ -87,6 +91,7 @@ class HttpApi:
         try:
             self.admit(scope)
         except RequestError as error:
+            metrics().refused.labels(error.answer.error).inc()
             await as_ours(error)(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -117,10 +122,15 @@ class HttpApi:
     async def classify(self, request: Request) -> Response:
         classifier = self.opened.ready()
         served, top_k = read_parameters(request, classifier)
+        begun = time.perf_counter()
         encoded = await self.opened.receive(read_image(request, classifier.settings.max_image_bytes))
-        return answer(
-            await self.opened.run(request.receive, classifier.classify, encoded, served, top_k, time.perf_counter())
-        )
+        arrived = time.perf_counter()
+        classification = await self.opened.run(request.receive, classifier.classify, encoded, served, top_k, arrived)
+        response = answer(classification)
+        stages_s = {stage: duration / 1e3 for stage, duration in classification.timings_ms}
+        stages_s["answer"] = max(time.perf_counter() - arrived - sum(stages_s.values()), 0.0)
+        metrics().answered(classification.variant, 1, stages_s | {"receive": arrived - begun})
+        return response
 
 
 def scope_of(path: str) -> KeyScope | None:

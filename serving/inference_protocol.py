@@ -25,6 +25,7 @@ from export.artifact import TensorSpec
 from serving.body import read_tensors
 from serving.classifier import Classifier, Served
 from serving.errors import RequestError
+from serving.metrics import metrics
 from serving.opened import Opened
 from serving.tensor_request import DATATYPES, HEADER_LENGTH, read_request, write_answer
 
@@ -32,6 +33,7 @@ SERVER = "preflight"
 PATH = re.compile(
     r"/v2/models/(?P<variant>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>ready|config|stats|infer))?/?"
 )
+STAGES = {"queue": "queue", "compute_input": "decode", "compute_infer": "infer", "compute_output": "answer"}
 TRITON_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 
@@ -80,11 +82,15 @@ class InferenceProtocol:
         return answer(DESCRIPTIONS[match["what"]](served))
 
     async def infer(self, request: Request, served: Served, classifier: Classifier) -> Response:
+        begun = time.perf_counter_ns()
         content = await self.opened.receive(read_tensors(request, classifier.settings.max_tensor_bytes))
         length, arrived = request.headers.get(HEADER_LENGTH), time.perf_counter_ns()
         computed = await self.opened.run(request.receive, compute, content, length, served, arrived)
         counts = self.counts[served.manifest.variant]
         counts.update({"requests": 1, "images": computed.images} | computed.durations_ns)
+        stages_s = {stage: computed.durations_ns[name] / 1e9 for name, stage in STAGES.items()}
+        stages_s["receive"] = (arrived - begun) / 1e9
+        metrics().answered(served.manifest.variant, computed.images, stages_s)
         return Response(computed.body, headers=computed.headers)
 
     def statistics(self, served: Served) -> dict[str, Any]:

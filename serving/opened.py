@@ -16,6 +16,7 @@ from serving.classifier import Classifier
 from serving.config import Settings
 from serving.errors import RequestError
 from serving.keys import Keys
+from serving.metrics import metrics
 
 RECEIVING_PER_IN_FLIGHT = 4
 Result = TypeVar("Result")
@@ -66,7 +67,7 @@ class Opened:
         settings, pool = self.ready().settings, self.pool
         assert pool is not None
         admit(self.in_flight, settings.max_in_flight)  # others may have come first meanwhile
-        self.in_flight += 1
+        self.change(+1)
         work = pool.submit(function, *arguments)
         try:
             waiting = asyncio.wrap_future(work)
@@ -75,13 +76,14 @@ class Opened:
             return await waiting
         finally:
             if work.cancel() or work.done():
-                self.in_flight -= 1
+                self.change(-1)
             else:
                 loop = asyncio.get_running_loop()
-                work.add_done_callback(lambda _: loop.call_soon_threadsafe(self.release))
+                work.add_done_callback(lambda _: loop.call_soon_threadsafe(self.change, -1))
 
-    def release(self) -> None:
-        self.in_flight -= 1
+    def change(self, by: int) -> None:
+        self.in_flight += by
+        metrics().in_flight.set(self.in_flight)
 
 
 async def first_of(waiting: asyncio.Future[Result], receive: Receive) -> None:

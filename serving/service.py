@@ -25,6 +25,7 @@ from serving.classifier import Classifier
 from serving.config import ConfigError, exact_tags, read_settings
 from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, read_keys
+from serving.metrics import metrics
 from serving.opened import Opened
 from serving.runners.choice import choose
 from serving.runners.machine import Machine
@@ -55,6 +56,7 @@ class Preflight:
         except CANNOT_RUN as error:
             logger.error("not ready, and will not be: %s", error)
             return
+        metrics().describe(opened.classifier.served)
         opened.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="classify")
         # What is alive now stays alive: without this, full collections would walk all of it, and requests wait.
         gc.collect()

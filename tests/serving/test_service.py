@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import threading
 import time
@@ -67,7 +68,28 @@ def test_it_answers_and_is_ready(service: LocalService) -> None:
         answer = post(service.url, encoded(), f"?variant={variant}")
         assert answer.status_code == 200
         assert answer.json()["variant"] == variant
-    assert "bentoml_service_request" in httpx.get(f"{service.url}/metrics").text
+    shown = httpx.get(f"{service.url}/metrics").text
+    assert "bentoml_service_request" in shown
+    for variant in PAIR:
+        for stage in ("receive", "queue", "decode", "infer", "answer"):
+            (count,) = re.findall(
+                rf'preflight_stage_seconds_count{{stage="{stage}",variant="{variant}"}} ([\d.]+)', shown
+            )
+            assert float(count) >= 1
+        assert re.search(rf'preflight_variant_info{{device="cpu",.*variant="{variant}".*}} 1\.0', shown)
+
+
+def test_what_is_refused_is_counted_by_its_reason(service: LocalService) -> None:
+    def refused(reason: str) -> float:
+        shown = httpx.get(f"{service.url}/metrics").text
+        found = re.findall(rf'preflight_refused_total{{reason="{reason}"}} ([\d.]+)', shown)
+        return float(found[0]) if found else 0.0
+
+    before = refused("not_an_image"), refused("unknown_variant")
+    post(service.url, b"no image")
+    post(service.url, encoded(), "?variant=other")
+    httpx.get(f"{service.url}/v2/models/other")
+    assert (refused("not_an_image"), refused("unknown_variant")) == (before[0] + 1, before[1] + 2)
 
 
 def test_a_body_that_is_too_long_is_refused_while_it_still_comes(service: LocalService) -> None:
