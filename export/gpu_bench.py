@@ -161,6 +161,7 @@ def lanes(cell: Cell, bench: Bench, graphs: Graphs, stack: ExitStack) -> dict[Or
 def measure(cell: Cell, bench: Bench, graphs: Graphs, rounds: int) -> dict[str, Any]:
     """Milliseconds of each lane, one number a round, and their ratios to post-activation."""
     pixels = graphs.pixels(cell.batch)
+    bench.cuda.use()
     with ExitStack() as stack:
         opened = lanes(cell, bench, graphs, stack)
         begun, ended = bench.cuda.event(), bench.cuda.event()
