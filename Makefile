@@ -31,6 +31,7 @@ $(VENV)/dev: $(VENV)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements/peers.txt
 	for version in 10 11; do $(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade \
 		--target $(VENV)/tensorrt-$$version -r requirements/tensorrt-$$version.txt || exit; done
+	@rm -f $(VENV)/gpu
 	@touch $@ $(VENV)/demo
 
 demo: $(VENV)/demo ## export both orderings, serve, classify a photograph, load-test, compare
@@ -63,12 +64,14 @@ WHEELS_PYTHON ?= 3.12
 wheelhouse: $(VENV)/dev ## collect wheels for a GPU machine without network, Python WHEELS_PYTHON, in WHEELS
 	$(BIN)/python requirements/wheelhouse.py --python $(WHEELS_PYTHON) --out $(WHEELS)
 # torch is taken from the machine where the wheels are; elsewhere everything is installed, TensorRT by NVIDIA's installer.
-$(VENV)/gpu: requirements/onnxruntime-gpu.txt
+$(VENV)/gpu: requirements/onnxruntime-gpu.txt $(wildcard $(WHEELS)/requirements.txt)
 ifneq ($(wildcard $(WHEELS)/requirements.txt),)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links $(WHEELS) -r $(WHEELS)/requirements.txt
 else
 	$(MAKE) $(VENV)/dev
+	$(BIN)/python -c "import sys; from export.cuda import Cuda; from serving.runners.machine import Machine; \
+		cuda = Machine().cuda; isinstance(cuda, Cuda) or sys.exit(f'nothing to check here: {cuda}')"
 	$(BIN)/python -m pip uninstall --yes onnxruntime
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements/onnxruntime-gpu.txt
 endif

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
+import tempfile
 from pathlib import Path
 
 from export.artifact import Engine
@@ -17,8 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/preflight/engines`, in `~/.cache` by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "preflight" / "engines"
+    """`$XDG_CACHE_HOME/preflight/engines`, in `~/.cache` by default, in a temporary folder for a user without home."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # any user id of a container
+        cache = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return cache / "preflight" / "engines"
 
 
 class EngineCache:
@@ -28,6 +34,8 @@ class EngineCache:
         self.folder = folder
 
     def find(self, engine: Engine) -> bytes | None:
+        if not is_own(self.folder):
+            return None
         for path in self.folder.glob(f"{key_of(engine)}-*.engine"):
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() == path.stem.rpartition("-")[2]:
@@ -44,6 +52,26 @@ class EngineCache:
     def kernels(self, content: bytes, compute_capability: str) -> Path:
         """The file of what TensorRT-RTX compiled for an engine on this GPU, which shortens the next start."""
         return self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}-{compute_capability}.kernels"
+
+
+def is_own(folder: Path) -> bool:
+    """Whether nobody but this user can put files there: an engine from anybody else is code from anybody else."""
+    try:
+        status = folder.stat()
+    except OSError:  # absent, or not to be looked at
+        return False
+    if status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return True
+    logger.warning("%s is not used: it has to belong to this user, and to be writable for nobody else", folder)
+    return False
+
+
+def known(path: Path) -> bytes:
+    """What was remembered; nothing where that cannot be had, or comes from others."""
+    try:
+        return path.read_bytes() if is_own(path.parent) else b""
+    except OSError:
+        return b""
 
 
 def remember(path: Path, content: bytes) -> None:

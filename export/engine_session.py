@@ -7,7 +7,7 @@ bucket, a larger one than the profile allows is cut up.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact import ArtifactError, Engine, Runtime
-from export.cuda import Cuda
-from export.engine_cache import remember
-from export.flavour import messages
+from export.cuda import Cuda, DeviceError
+from export.engine_cache import known, remember
+from export.flavour import made, messages
 
 PORTABLE_SINCE = (8, 0)  # TensorRT-RTX's engines without a compute capability: Ampere and later
 
@@ -47,22 +47,30 @@ class EngineSession(AbstractContextManager["EngineSession"]):
             self.buckets = buckets_of(engine.profile.maximum)
             self.contexts: list[Any] = []
             self.allocate()
-            config, cache = self.configured(engine.flavour, kernels)
-            self.graphs = {bucket: self.prepared(bucket, config) for bucket in self.buckets}
-            if cache is not None and kernels is not None:
-                remember(kernels, bytes(cache.serialize()))
+            self.configure(engine.flavour, kernels)
+            self.graphs = {bucket: self.prepared(bucket, rebuild) for bucket in self.buckets}
+            if self.cache is not None and kernels is not None:
+                remember(kernels, bytes(self.cache.serialize()))
             opening.pop_all()
 
     def opened(self, content: bytes, flavour: Runtime, source: str, rebuild: str) -> Any:
-        self.runtime = self.tensorrt.Runtime(self.log)
+        self.runtime = made(self.tensorrt.Runtime, self.log)
         if flavour is Runtime.TENSORRT_RTX:
             validity, reasons = self.runtime.get_engine_validity(content[: self.runtime.engine_header_size])
             if validity == self.tensorrt.EngineValidity.INVALID:
-                raise ArtifactError(f"{source}: not valid on {self.cuda} ({reasons}); {rebuild}")
+                raise ArtifactError(
+                    f"{source}: not valid on {self.cuda} ({self.spelled(reasons)}); {rebuild}; or update the driver"
+                )
         engine = self.runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise ArtifactError(f"{source}: does not open on {self.cuda}: {self.log}; {rebuild}")
         return engine
+
+    def spelled(self, reasons: int) -> str:
+        """The names of TensorRT-RTX's bits."""
+        kinds = self.tensorrt.EngineInvalidityDiagnostics
+        names = [name for name in dir(kinds) if name.isupper() and int(getattr(kinds, name)) & reasons]
+        return ", ".join(names) or str(reasons)
 
     def allocate(self) -> None:
         """Device and pinned host memory for the largest batch of each tensor, and the workspace."""
@@ -85,39 +93,51 @@ class EngineSession(AbstractContextManager["EngineSession"]):
         self.stack.callback(self.cuda.free, pointer)
         return pointer
 
-    def configured(self, flavour: Runtime, kernels: Path | None) -> tuple[Any, Any]:
+    def configure(self, flavour: Runtime, kernels: Path | None) -> None:
         """How contexts are made; TensorRT-RTX compiles kernels for each shape at once, and can keep them."""
-        config = self.engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(self.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        self.config, self.cache = self.engine.create_runtime_config(), None  # to live as long as their contexts
+        self.config.set_execution_context_allocation_strategy(
+            self.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         if flavour is not Runtime.TENSORRT_RTX:
-            return config, None
+            return
         strategies = self.tensorrt.DynamicShapesKernelSpecializationStrategy
-        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-        cache = config.create_runtime_cache()
-        if kernels is not None and kernels.exists():
-            cache.deserialize(kernels.read_bytes())
-        config.set_runtime_cache(cache)
-        return config, cache
+        self.config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        self.cache = self.config.create_runtime_cache()
+        if kernels is not None and (content := known(kernels)):
+            self.cache.deserialize(content)
+        self.config.set_runtime_cache(self.cache)
 
-    def prepared(self, bucket: int, config: Any) -> Any:
+    def prepared(self, bucket: int, rebuild: str) -> Any:
         """A CUDA graph of one bucket, or its context where the engine's work cannot be captured."""
-        context = self.engine.create_execution_context(config)
+        context = self.engine.create_execution_context(self.config)
+        if context is None:
+            raise ArtifactError(f"TensorRT makes no context for a batch of {bucket}: {self.log}")
         context.set_device_memory(self.workspace, self.engine.device_memory_size_v2)
         context.set_input_shape(self.input, (bucket, *self.host[self.input].shape[1:]))
         for name, pointer in self.memory.items():
             context.set_tensor_address(name, pointer)
         self.contexts.append(context)  # to live as long as the graph
-        self.enqueue(bucket, context)  # what is set up at the first run must not be captured
-        self.cuda.synchronize(self.stream)
-        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self.stream)):
-            return lambda: self.enqueue(bucket, context)
+        try:
+            self.enqueue(bucket, context)  # what is set up at the first run must not be captured
+            self.cuda.synchronize(self.stream)
+            if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self.stream)):
+                return lambda: self.enqueue(bucket, context)
+            graph = self.captured(bucket, context)
+        except DeviceError as error:
+            raise ArtifactError(f"{error}, at a batch of {bucket}: {self.log}; {rebuild}") from error
+        self.stack.callback(self.cuda.call, "cudaGraphExecDestroy", graph)
+        return lambda: self.cuda.launch(graph, self.stream)
+
+    def captured(self, bucket: int, context: Any) -> Any:
         self.cuda.begin_capture(self.stream)
         try:
             self.enqueue(bucket, context)
-        finally:
-            graph = self.cuda.end_capture(self.stream)
-        self.stack.callback(self.cuda.call, "cudaGraphExecDestroy", graph)
-        return lambda: self.cuda.launch(graph, self.stream)
+        except BaseException:
+            with suppress(DeviceError):  # the first error is the one to tell
+                self.cuda.call("cudaGraphExecDestroy", self.cuda.end_capture(self.stream))
+            raise
+        return self.cuda.end_capture(self.stream)
 
     def enqueue(self, bucket: int, context: Any) -> None:
         self.cuda.upload(self.memory[self.input], self.host[self.input][:bucket], self.stream)
@@ -144,6 +164,7 @@ class EngineSession(AbstractContextManager["EngineSession"]):
     def close(self) -> None:
         self.stack.close()
         self.graphs, self.contexts = {}, []
+        self.config = self.cache = self.engine = self.runtime = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -11,6 +11,7 @@ from export.cuda import UnavailableError
 
 Watch = Callable[[str, int, int], None]
 OLDEST = {Runtime.TENSORRT: (10, 16), Runtime.TENSORRT_RTX: (1, 2)}  # stream capture needs that of TensorRT-RTX
+RTX_GPUS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # the compute capabilities that TensorRT-RTX 1.7 knows
 INSTALL = {Runtime.TENSORRT: "pip install tensorrt", Runtime.TENSORRT_RTX: "pip install tensorrt-rtx"}
 
 
@@ -29,6 +30,21 @@ def load(flavour: Runtime) -> Any:
         oldest = ".".join(map(str, OLDEST[flavour]))
         raise UnavailableError(f"{flavour} is {module.__version__}, expected at least {oldest}: {INSTALL[flavour]} -U")
     return module
+
+
+def no_kernels(flavour: Runtime, compute_capability: str) -> str | None:
+    """Why a flavour runs on no GPU of a kind; None where it does."""
+    if flavour is Runtime.TENSORRT_RTX and compute_capability not in RTX_GPUS:
+        return f"tensorrt_rtx runs on compute capability {', '.join(RTX_GPUS)}, here is {compute_capability}"
+    return None
+
+
+def made(kind: Any, log: Any) -> Any:
+    """A builder or runtime; raises UnavailableError where TensorRT cannot make one, which takes a driver that fits."""
+    try:
+        return kind(log)
+    except TypeError as error:
+        raise UnavailableError(f"TensorRT makes no {kind.__name__} here: {log}") from error
 
 
 def messages(module: Any) -> Any:
@@ -56,14 +72,18 @@ def monitor(module: Any, watch: Watch) -> Any:
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
+            self.interrupted: BaseException | None = None
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:  # noqa: ARG002
             self.steps[phase] = steps
             watch(phase, 0, steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            watch(phase, step + 1, self.steps[phase])
-            return True
+            try:
+                watch(phase, step + 1, self.steps[phase])
+            except BaseException as error:  # noqa: BLE001  TensorRT would print it and go on; who builds raises it
+                self.interrupted = error
+            return self.interrupted is None
 
         def phase_finish(self, phase: str) -> None:
             watch(phase, self.steps[phase], self.steps[phase])

@@ -26,7 +26,7 @@ from export.artifact import Precision, Runtime
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache
 from export.engine_session import EngineSession
-from export.flavour import load
+from export.flavour import load, no_kernels
 from export.graph_session import CUDA_PROVIDER, on_cuda, providers
 from export.to_engine import profile_for, target, to_engine
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
@@ -68,18 +68,22 @@ def missing(runtime: GpuRuntime, cuda: Cuda | UnavailableError) -> str | None:
     if isinstance(cuda, UnavailableError):
         return str(cuda)
     if runtime in FLAVOURS:
-        try:
-            load(FLAVOURS[runtime])
-        except UnavailableError as error:
-            return str(error)
-    elif runtime is GpuRuntime.ONNXRUNTIME:
-        if CUDA_PROVIDER not in providers():
-            return "the installed onnxruntime is for CPUs; onnxruntime-gpu has to take its place"
-    elif not torch.cuda.is_available():
+        return flavour_missing(FLAVOURS[runtime], cuda)
+    if runtime is GpuRuntime.ONNXRUNTIME:
+        for_cpus = "the installed onnxruntime is for CPUs; onnxruntime-gpu has to take its place"
+        return None if CUDA_PROVIDER in providers() else for_cpus
+    if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no CUDA device"
-    elif runtime is GpuRuntime.COMPILED and importlib.util.find_spec("triton") is None:
-        return "torch.compile needs triton on a GPU"
-    return None
+    without_triton = runtime is GpuRuntime.COMPILED and importlib.util.find_spec("triton") is None
+    return "torch.compile needs triton on a GPU" if without_triton else None
+
+
+def flavour_missing(flavour: Runtime, cuda: Cuda) -> str | None:
+    try:
+        load(flavour)
+    except UnavailableError as error:
+        return str(error)
+    return no_kernels(flavour, cuda.compute_capability)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,15 @@ class Bench:
         capability = target(flavour, None, self.cuda)
         content, engine = to_engine(graph, flavour, profile_for(self.largest_batch), capability, self.cache)
         session = stack.enter_context(
-            EngineSession(content, engine, self.cuda, load(flavour), source=str(graph), rebuild="run it again")
+            EngineSession(
+                content,
+                engine,
+                self.cuda,
+                load(flavour),
+                source=str(graph),
+                rebuild="run it again",
+                kernels=self.cache.kernels(content, self.cuda.compute_capability),
+            )
         )
         pixels, logits = (session.host[name][: self.batch] for name in (session.input, session.output))
         return Lane(session.stream, lambda images: np.copyto(pixels, images), session.graphs[self.batch], logits.copy)
@@ -155,15 +167,16 @@ class Bench:
             with torch.inference_mode(), torch.cuda.stream(stream):
                 logits.copy_(run(pixels.to("cuda", non_blocking=True)), non_blocking=True)
 
-        launch()  # compiles
-        stream.synchronize()
-
         def fill(images: Pixels) -> None:
             pixels.copy_(torch.from_numpy(images))
 
-        yield Lane(stream.cuda_stream, fill, launch, lambda: logits.numpy().copy())
-        torch.compiler.reset()
-        torch.cuda.empty_cache()
+        try:
+            launch()  # compiles
+            stream.synchronize()
+            yield Lane(stream.cuda_stream, fill, launch, lambda: logits.numpy().copy())
+        finally:
+            torch.compiler.reset()  # or what was compiled before counts against the next
+            torch.cuda.empty_cache()
 
 
 class Lowered(nn.Module):

@@ -28,7 +28,7 @@ from export.cuda import Cuda, UnavailableError
 from export.describe import Measured, describe, with_engine
 from export.engine_cache import EngineCache
 from export.engine_session import EngineSession
-from export.flavour import load
+from export.flavour import load, no_kernels
 from export.folding.fold import fold
 from export.job import Job, say
 from export.quantize import MadeFor, quantize
@@ -140,6 +140,10 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
 def cannot_run(engine: Engine, cuda: Cuda | UnavailableError) -> str | None:
     if isinstance(cuda, UnavailableError):
         return f"built where there is {cuda}"
+    if (reason := no_kernels(engine.flavour, cuda.compute_capability)) is not None:
+        return reason
+    if engine.compute_capability is None and cuda.compute_capability == "7.5":
+        return f"built for compute capability 8.0 and later, on {cuda}"
     if engine.compute_capability not in (None, cuda.compute_capability):
         return f"built for compute capability {engine.compute_capability}, on {cuda}"
     return None

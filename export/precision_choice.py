@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from export.artifact import ENGINE_FILE, GRAPH_FILE, Precision, Runtime
+from export.artifact import ENGINE_FILE, GRAPH_FILE, ArtifactError, Precision, Runtime
 from export.cuda import UnavailableError
 from export.job import Job, say
 from export.make import Made, make, open_engine
 from export.quantize import PrecisionError
+from export.to_engine import EngineError
 from export.verify import ParityError, Run, open_graph
 from models.paired import median_interval
 from models.spec import SpecError
@@ -46,7 +47,7 @@ def fastest(job: Job, converted: onnx.ModelProto, scratch: Path) -> Made:
     for precision in CANDIDATES[job.settings.runtime]:
         try:
             made[precision] = make(job, converted, precision, scratch)
-        except (PrecisionError, ParityError) as error:
+        except (ArtifactError, EngineError, PrecisionError, ParityError) as error:
             if precision is Precision.FP32:
                 raise
             say(f"{job.variant}: {precision} is passed over: {error}")

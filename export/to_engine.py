@@ -12,8 +12,8 @@ from typing import Any
 
 from export.artifact import Engine, Manifest, OptimizationProfile, Runtime, command_of, file_sha256
 from export.cuda import Cuda, UnavailableError
-from export.engine_cache import EngineCache, remember
-from export.flavour import Watch, load, messages, monitor
+from export.engine_cache import EngineCache, known, remember
+from export.flavour import Watch, load, made, messages, monitor
 
 OPTIMUM = 8  # the batch that kernels are chosen for
 OPTIMIZATION_LEVEL = 3  # TensorRT's default: kernels are timed, and compiled where none fits
@@ -85,11 +85,12 @@ def target(flavour: Runtime, asked: str | None, cuda: Cuda | UnavailableError) -
 
 def build(tensorrt: Any, graph: Path, engine: Engine, cache: EngineCache | None, watch: Watch | None = None) -> bytes:
     log = messages(tensorrt)
-    builder = tensorrt.Builder(log)
+    builder = made(tensorrt.Builder, log)
     network = parsed(tensorrt, builder, graph, log)
     config = builder.create_builder_config()
-    if watch is not None:
-        config.progress_monitor = monitor(tensorrt, watch)
+    progress = monitor(tensorrt, watch) if watch is not None else None
+    if progress is not None:
+        config.progress_monitor = progress
     config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
     config.clear_flag(tensorrt.BuilderFlag.TF32)  # on by default: fp32 would keep 10 bits of a mantissa
     if config.add_optimization_profile(profiled(builder, network, engine.profile)) < 0:
@@ -101,9 +102,11 @@ def build(tensorrt: Any, graph: Path, engine: Engine, cache: EngineCache | None,
         config.builder_optimization_level = engine.optimization_level
         if cache is not None:
             timing = cache.timing(engine)
-            known = timing.read_bytes() if timing.exists() else b""
-            config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+            if not config.set_timing_cache(config.create_timing_cache(known(timing)), ignore_mismatch=False):
+                config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)  # it is of another GPU
     content = builder.build_serialized_network(network, config)  # never raises
+    if progress is not None and progress.interrupted is not None:
+        raise progress.interrupted
     if content is None:
         raise EngineError(f"{graph}: {engine.flavour} {engine.version} cannot build it: {log}")
     if timing is not None:

@@ -19,6 +19,7 @@ from serving.keys import Keys
 from serving.metrics import metrics
 
 RECEIVING_PER_IN_FLIGHT = 4
+WATCHED_AFTER_S = 0.02  # most answers come sooner
 Result = TypeVar("Result")
 
 
@@ -68,17 +69,23 @@ class Opened:
         assert pool is not None
         admit(self.in_flight, settings.max_in_flight)  # others may have come first meanwhile
         self.change(+1)
+        loop = asyncio.get_running_loop()
         work = pool.submit(function, *arguments)
+        waiting = asyncio.wrap_future(work)
+        watch = Watch(waiting, receive)
+        soon = loop.call_later(WATCHED_AFTER_S, watch.begin)
         try:
-            waiting = asyncio.wrap_future(work)
-            if self.in_flight > settings.threads:  # it has to queue
-                await first_of(waiting, receive)
             return await waiting
+        except asyncio.CancelledError:
+            if watch.saw_hang_up:
+                raise ClientDisconnect from None
+            raise
         finally:
+            soon.cancel()
+            watch.end()
             if work.cancel() or work.done():
                 self.change(-1)
             else:
-                loop = asyncio.get_running_loop()
                 work.add_done_callback(lambda _: loop.call_soon_threadsafe(self.change, -1))
 
     def change(self, by: int) -> None:
@@ -86,21 +93,26 @@ class Opened:
         metrics().in_flight.set(self.in_flight)
 
 
-async def first_of(waiting: asyncio.Future[Result], receive: Receive) -> None:
-    """Raises ClientDisconnect where the client is gone before the work is done."""
-    watching = asyncio.ensure_future(hung_up(receive))
-    both: set[asyncio.Future[Any]] = {waiting, watching}
-    try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        watching.cancel()
-    if not waiting.done():
-        raise ClientDisconnect
+class Watch:
+    """Cancels what a client waits for when the client is gone. It takes a task, so only what takes long is watched."""
 
+    def __init__(self, waiting: asyncio.Future[Any], receive: Receive) -> None:
+        self.waiting, self.receive = waiting, receive
+        self.task: asyncio.Task[None] | None = None
+        self.saw_hang_up = False
 
-async def hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def begin(self) -> None:
+        self.task = asyncio.get_running_loop().create_task(self.until_gone())
+
+    def end(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    async def until_gone(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.saw_hang_up = not self.waiting.done()
+        self.waiting.cancel()
 
 
 def admit(held: int, most: int) -> None:

@@ -27,12 +27,12 @@ from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, read_keys
 from serving.metrics import metrics
 from serving.opened import Opened
-from serving.runners.choice import choose
+from serving.runners.choice import FLAVOURS, choose
 from serving.runners.machine import Machine
 
 TIMEOUT_S = 30  # BentoML's, behind our own deadlines; it keeps a timer this long for every request, answered or not
 
-CANNOT_RUN = (ArtifactError, DeviceError, EngineError, KeysError, UnavailableError)
+CANNOT_RUN = (ArtifactError, DeviceError, EngineError, KeysError, UnavailableError, OSError)
 
 logger = logging.getLogger("bentoml.serve")
 opened = Opened()
@@ -76,7 +76,10 @@ class Preflight:
                 model = bentoml.models.get(tag)
                 folder = Path(model.path)
                 manifest = read_manifest(folder, str(model.tag.version))
-                logger.info("%s: served by %s", tag, choose(folder, manifest, settings, machine))
+                choice = choose(folder, manifest, settings, machine)
+                engine_left = manifest.engine is not None and choice.runtime not in FLAVOURS
+                level = logging.WARNING if engine_left else logging.INFO
+                logger.log(level, "%s: served by %s", tag, choice)
         except (ConfigError, *CANNOT_RUN) as error:
             raise BentoMLException(str(error)) from error  # its command line shows one line instead of a traceback
         os.environ["SERVING_MODELS"] = ",".join(tags)

@@ -184,7 +184,7 @@ class HostContext:
         self.owner, self.addresses, self.has_run, self.workspace = engine, {}, False, 0
 
     def set_device_memory(self, pointer: int, size: int) -> None:
-        assert len(self.owner.cudart.memory[pointer]) >= size
+        assert len(self.owner.cudart.memory[pointer]) >= size >= self.owner.device_memory_size_v2
         self.workspace = pointer
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -277,9 +277,11 @@ class HostRuntime:
     def __init__(self, owner: HostTensorRt, logger: Any) -> None:
         self.owner = owner
 
-    def get_engine_validity(self, header: bytes) -> tuple[Any, list[Any]]:
+    def get_engine_validity(self, header: bytes) -> tuple[Any, int]:
         validity = tensorrt_rtx.EngineValidity
-        return (validity.VALID if self.owner.valid else validity.INVALID), ["UNSUPPORTED_CC"]
+        return (validity.VALID if self.owner.valid else validity.INVALID), int(
+            tensorrt_rtx.EngineInvalidityDiagnostics.UNSUPPORTED_CC
+        )
 
     def deserialize_cuda_engine(self, content: bytes) -> HostEngine | None:
         return self.owner.engine if self.owner.opens else None

@@ -16,7 +16,7 @@ from export.artifact import ENGINE_FILE, GRAPH_FILE, ArtifactError, Precision, R
 from export.cuda import Cuda, UnavailableError, open_cuda
 from export.engine_cache import EngineCache
 from export.engine_session import EngineSession
-from export.flavour import load
+from export.flavour import load, no_kernels
 from export.images import random_pixels
 from export.to_engine import profile_for, target, to_engine
 from export.to_fp16 import to_fp16
@@ -46,6 +46,8 @@ def flavour(request: pytest.FixtureRequest) -> Iterator[Runtime]:
         load(request.param)
     except UnavailableError as error:
         pytest.skip(str(error))
+    if (reason := no_kernels(request.param, open_cuda().compute_capability)) is not None:
+        pytest.skip(reason)
     return request.param
 
 

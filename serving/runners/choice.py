@@ -12,6 +12,7 @@ from pathlib import Path
 from export.artifact import ENGINE_FILE, GRAPH_FILE, Manifest, Precision, Runtime
 from export.cuda import UnavailableError
 from export.engine_session import refuse_strangers
+from export.flavour import no_kernels
 from export.to_engine import rebuild_with
 from serving.config import Engines, ServingRuntime, Settings
 from serving.runners.base import Runner
@@ -66,9 +67,10 @@ def obstacle(runtime: ServingRuntime, manifest: Manifest, settings: Settings, ma
 def artifact_lacks(flavour: Runtime | None, manifest: Manifest, settings: Settings) -> str | None:
     """For an engine of a flavour, or, where that is None, for ONNX Runtime on a GPU."""
     if flavour is not None and manifest.runtime is not flavour and settings.engines is Engines.AS_EXPORTED:
-        return f"the artifact has no engine of it (python -m export --runtime {flavour}, or SERVING_ENGINES=rebuild)"
+        command = f"python -m export {manifest.variant} --runtime {flavour}"
+        return f"the artifact has no engine of it ({command}, or SERVING_ENGINES=rebuild)"
     if manifest.precision is Precision.INT8 and flavour is None:
-        return "int8 graphs are made for TensorRT or for CPUs; fp16 runs here"
+        return f"int8 graphs are made for TensorRT or for CPUs (python -m export {manifest.variant} --precision fp16)"
     if manifest.precision is Precision.INT8 and manifest.runtime is Runtime.ONNXRUNTIME:
         return "the int8 graph was made for CPUs"
     return None
@@ -78,13 +80,13 @@ def machine_lacks(flavour: Runtime | None, machine: Machine) -> str | None:
     if isinstance(machine.cuda, UnavailableError):
         return str(machine.cuda)
     if flavour is None:
-        for_cpus = "the installed onnxruntime is for CPUs; onnxruntime-gpu has to take its place"
+        for_cpus = "the installed onnxruntime is for CPUs (pip uninstall onnxruntime; pip install onnxruntime-gpu)"
         return None if machine.onnxruntime_has_cuda else for_cpus
     try:
         machine.tensorrt(flavour)
     except UnavailableError as error:
         return str(error)
-    return None
+    return no_kernels(flavour, machine.cuda.compute_capability)
 
 
 def refuse_stranger(

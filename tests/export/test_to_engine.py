@@ -28,13 +28,16 @@ from export.artifact import (
     read_manifest,
 )
 from export.cuda import Cuda, UnavailableError
-from export.engine_cache import EngineCache
+from export.engine_cache import EngineCache, default_folder, known
 from export.flavour import load
 from export.to_engine import EngineError, build, target, to_engine
+from export.to_onnx import to_onnx
+from models.spec import Shortcut
 from serving.runners.machine import Machine
 from tests.conftest import PAIR
 from tests.export.test_artifact import exported
 from tests.export.test_engine_session import described
+from tests.export.test_graph import served
 from tests.host_gpu import CLASSES, OWN, RTX_ALONE, HostCudart, tensorrt_rtx
 
 PROFILE = OptimizationProfile(minimum=1, optimum=4, maximum=16)
@@ -220,6 +223,44 @@ def test_a_graph_of_fixed_batches_is_refused(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
     with pytest.raises(EngineError, match=r"input images has shape \(1, 4\): the first axis alone may vary"):
         to_engine(path, Runtime.TENSORRT_RTX, PROFILE, None, None)
+
+
+def test_a_cache_that_others_can_write_to_is_not_read(tmp_path: Path) -> None:
+    cache, engine = EngineCache(tmp_path / "engines"), described()
+    cache.keep(engine, b"an engine")
+    assert cache.find(engine) == b"an engine"
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
+    cache.folder.chmod(0o777)
+    assert cache.find(engine) is None
+    assert known(cache.timing(engine)) == b""
+
+
+def test_a_damaged_engine_is_not_found(tmp_path: Path) -> None:
+    cache, engine = EngineCache(tmp_path / "engines"), described()
+    cache.keep(engine, b"an engine")
+    (kept,) = cache.folder.iterdir()
+    kept.write_bytes(b"another")
+    assert cache.find(engine) is None
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", staticmethod(homeless))
+    assert default_folder().parts[-2:] == ("preflight", "engines")
+
+
+def test_an_interrupted_build_is_interrupted(tmp_path: Path) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    onnx.save(to_onnx(served("resnet8-postact", Shortcut.OPTION_A)), tmp_path / "x.onnx")
+    with pytest.raises(KeyboardInterrupt):
+        to_engine(
+            tmp_path / "x.onnx", Runtime.TENSORRT_RTX, PROFILE, None, None, lambda *step: press() if step[1] else None
+        )
 
 
 class Recorder:

@@ -95,7 +95,7 @@ def test_what_was_asked_for_is_not_replaced(runtime: str, engine: Artifact, sett
 def test_onnxruntime_for_cpus_is_not_taken_for_one_on_cuda(plain: Artifact, settings: Settings) -> None:
     machine = with_gpu(plain)
     machine.onnxruntime_has_cuda = False
-    with pytest.raises(UnavailableError, match="onnxruntime-gpu has to take its place"):
+    with pytest.raises(UnavailableError, match="pip install onnxruntime-gpu"):
         choose(plain.folder, plain.manifest, asking(settings, "onnxruntime-cuda"), machine)
     assert "onnxruntime-gpu" in choose(plain.folder, plain.manifest, settings, machine).passed_over["onnxruntime-cuda"]
 
@@ -127,6 +127,13 @@ def test_an_engine_of_another_gpu_stops_auto_as_well(engine: Artifact, settings:
     )
     command = "rebuild it: python -m export resnet14-preact --runtime tensorrt_rtx --untrained"
     assert f"{command}, or serve with SERVING_ENGINES=rebuild" in message
+
+
+def test_a_gpu_that_a_flavour_has_no_kernels_for_is_passed_over(engine: Artifact, settings: Settings) -> None:
+    choice = choose(engine.folder, engine.manifest, settings, with_gpu(engine, "9.0"))
+    assert "tensorrt_rtx runs on compute capability 7.5" in choice.passed_over[ServingRuntime.TENSORRT_RTX]
+    with pytest.raises(UnavailableError, match=r"here is 9\.0"):
+        choose(engine.folder, engine.manifest, asking(settings, "tensorrt_rtx"), with_gpu(engine, "9.0"))
 
 
 def of_version(artifact: Artifact, version: str) -> Manifest:
