@@ -223,7 +223,7 @@ def test_a_model_that_no_runtime_opens_leaves_the_service_not_ready_and_says_why
     environment = {"SERVING_MODELS": tag}
     with (
         pytest.raises(ServiceError) as caught,
-        local_service(environment=environment, folder=ROOT, ready_within_s=6),
+        local_service(environment=environment, folder=ROOT, ready_within_s=10),
     ):
         pass
     bentoml.models.delete(tag)
