@@ -63,7 +63,7 @@ WHEELS ?= wheelhouse
 WHEELS_PYTHON ?= 3.12
 wheelhouse: $(VENV)/dev ## collect wheels for a GPU machine without network, Python WHEELS_PYTHON, in WHEELS
 	$(BIN)/python requirements/wheelhouse.py --python $(WHEELS_PYTHON) --out $(WHEELS)
-# torch is taken from the machine where the wheels are; elsewhere everything is installed, TensorRT by NVIDIA's installer.
+# torch is taken from the machine where the wheels are; elsewhere all but TensorRT is installed (docs/gpu.md).
 $(VENV)/gpu: requirements/onnxruntime-gpu.txt $(wildcard $(WHEELS)/requirements.txt)
 ifneq ($(wildcard $(WHEELS)/requirements.txt),)
 	$(PYTHON) -m venv --system-site-packages $(VENV)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from export.artifact import Precision
-from export.bench_lanes import Lane, LaneError, Run, Runtime, graphs_of, open_lane, runtimes
+from export.bench_lanes import Lane, LaneError, Runtime, graphs_of, open_lane, runtimes
 from export.quantize import MadeFor
+from export.rounds import interleaved, seconds_of
 from models.atomic_file import write_atomically
 from models.paired import Interval, median_interval
 from models.spec import spec_for
@@ -32,7 +33,6 @@ INT8_BOUND = 1 / 3  # of fp32's time, for ResNet-50 at batch 1
 INT8_BOUND_FOR = (50, 1)
 LARGE_BATCH = {50: 8, 110: 32, 20: 32, 1001: 8}  # by depth, on 2 threads
 TURN_S = 0.05  # a lane runs at least this long in each round, and at least once
-WARM_UP = 3  # runs of each lane that are not timed
 Key = tuple[Precision, Lane]
 
 
@@ -61,11 +61,11 @@ class Row:
     """The seconds that a run takes, by precision and lane: the median of each round."""
 
     cell: Cell
-    seconds: Mapping[Key, Sequence[float]]
+    seconds: Mapping[Key, NDArray[np.float64]]
 
     def ratio(self, of: Key, over: Key) -> Interval:
         """Round by round; the median and its 95 % interval."""
-        return median_interval(np.array(self.seconds[of]) / np.array(self.seconds[over]))
+        return median_interval(self.seconds[of] / self.seconds[over])
 
     def ms(self, key: Key) -> float:
         return 1e3 * float(np.median(self.seconds[key]))
@@ -118,29 +118,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(cell: Cell, models: Mapping[Key, bytes], rounds: int) -> Row:
-    """Every lane of both precisions in each round; which comes first changes from round to round."""
-    runs = {key: open_lane(cell.runtime, model, cell.threads) for key, model in models.items()}
+    """Every lane of both precisions in each round."""
     pixels = np.random.default_rng(0).integers(0, 256, (cell.batch, cell.crop, cell.crop, 3), dtype=np.uint8)
-    for run in runs.values():
-        for _ in range(WARM_UP):
-            run(pixels)
-    order = list(runs)
-    seconds: dict[Key, list[float]] = {key: [] for key in order}
-    for number in tqdm(range(rounds), desc=str(cell), unit="round", leave=False):
-        for place in range(len(order)):
-            key = order[(number + place) % len(order)]
-            seconds[key].append(turn(runs[key], pixels))
-    return Row(cell, seconds)
-
-
-def turn(run: Run, pixels: NDArray[np.uint8]) -> float:
-    """Median seconds of a run."""
-    found: list[float] = []
-    while not found or sum(found) < TURN_S:
-        begun = time.perf_counter()
-        run(pixels)
-        found.append(time.perf_counter() - begun)
-    return float(np.median(found))
+    runs = {key: open_lane(cell.runtime, model, cell.threads) for key, model in models.items()}
+    timed = {key: partial(seconds_of, run, pixels) for key, run in runs.items()}
+    return Row(cell, interleaved(timed, rounds, TURN_S, str(cell)))
 
 
 def verdict(ratio: Interval, bound: float) -> str:

@@ -121,3 +121,11 @@ def open_cuda() -> Cuda:
     except ImportError as error:
         raise UnavailableError(f"cuda-bindings is not installed ({error}): pip install cuda-bindings") from error
     return Cuda(runtime)
+
+
+def cuda_or_reason() -> Cuda | UnavailableError:
+    """The GPU, or the reason why there is none."""
+    try:
+        return open_cuda()
+    except UnavailableError as error:
+        return error

@@ -180,24 +180,19 @@ def buckets_of(largest: int) -> tuple[int, ...]:
     return (*(1 << power for power in range((largest - 1).bit_length())), largest)
 
 
-def fits(engine: Engine, cuda: Cuda, tensorrt: Any) -> bool:
-    try:
-        refuse_strangers(engine, cuda, tensorrt, "", "")
-    except ArtifactError:
-        return False
-    return True
+def misfit(engine: Engine, cuda: Cuda, tensorrt: Any) -> str | None:
+    """What an engine was built for and what is here, where that differs."""
+    if engine.version != tensorrt.__version__:
+        return f"was built by {engine.flavour} {engine.version}, here is {tensorrt.__version__}"
+    built_for = engine.compute_capability
+    if built_for is None:
+        portable = tuple(map(int, cuda.compute_capability.split("."))) >= PORTABLE_SINCE
+        return None if portable else f"was built for compute capability 8.0 and later, here is {cuda}"
+    same = built_for == cuda.compute_capability
+    return None if same else f"was built for compute capability {built_for}, here is {cuda}"
 
 
 def refuse_strangers(engine: Engine, cuda: Cuda, tensorrt: Any, source: str, rebuild: str) -> None:
     """Raises ArtifactError where an engine is for another version or compute capability than is here."""
-    if engine.version != tensorrt.__version__:
-        raise ArtifactError(
-            f"{source}: was built by {engine.flavour} {engine.version}, here is {tensorrt.__version__}; {rebuild}"
-        )
-    if engine.compute_capability is None:
-        if tuple(map(int, cuda.compute_capability.split("."))) < PORTABLE_SINCE:
-            raise ArtifactError(f"{source}: was built for compute capability 8.0 and later, here is {cuda}; {rebuild}")
-    elif engine.compute_capability != cuda.compute_capability:
-        raise ArtifactError(
-            f"{source}: was built for compute capability {engine.compute_capability}, here is {cuda}; {rebuild}"
-        )
+    if (reason := misfit(engine, cuda, tensorrt)) is not None:
+        raise ArtifactError(f"{source}: {reason}; {rebuild}")

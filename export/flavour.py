@@ -12,6 +12,7 @@ from export.cuda import UnavailableError
 Watch = Callable[[str, int, int], None]
 OLDEST = {Runtime.TENSORRT: (10, 16), Runtime.TENSORRT_RTX: (1, 2)}  # stream capture needs that of TensorRT-RTX
 RTX_GPUS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # the compute capabilities that TensorRT-RTX 1.7 knows
+ONNXRUNTIME_FOR_CPUS = "the installed onnxruntime is for CPUs (pip uninstall onnxruntime; pip install onnxruntime-gpu)"
 INSTALL = {Runtime.TENSORRT: "pip install tensorrt", Runtime.TENSORRT_RTX: "pip install tensorrt-rtx"}
 
 

@@ -7,33 +7,36 @@ ends: run again, the command goes on where it was cut off. What is missing is na
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from tqdm import tqdm
+from numpy.typing import NDArray
 
 from export.artifact import Precision
-from export.bench import verdict
+from export.bench import as_interval, verdict
 from export.bench_lanes import Lane as Ordering
 from export.bench_lanes import folded, give_statistics, images_for
-from export.cuda import Cuda, UnavailableError, open_cuda
+from export.cuda import Cuda, UnavailableError, cuda_or_reason
 from export.describe import installed
 from export.engine_cache import EngineCache, default_folder
 from export.gpu_lanes import OF_TORCH, Bench, GpuRuntime, Lane, Pixels, missing, precisions
 from export.quantize import MadeFor, calibrate, quantize
+from export.rounds import interleaved
 from export.to_fp16 import to_fp16
 from export.to_onnx import ServedGraph, to_onnx
 from models.atomic_file import write_atomically
-from models.paired import median_interval
+from models.paired import Interval, median_interval
 from models.resnet import build
 from models.spec import BlockOrdering, spec_for
 
@@ -41,7 +44,6 @@ BATCHES = (1, 8, 32, 128)
 BOUND = 1.02  # that pre-activation, folded, may take of post-activation's time
 ROTATED = 4  # sets of pixels that a lane is given in turn
 TURN_MS = 20.0  # a lane runs at least this long in each round, and at least once
-WARM_UP = 5  # launches of each lane that are not timed
 PACKAGES = ("tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "onnxruntime", "torch", "triton", "cuda-bindings", "numpy")
 
 
@@ -58,11 +60,7 @@ class Cell:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    try:
-        cuda: Cuda | UnavailableError = open_cuda()
-    except UnavailableError as error:
-        cuda = error
-    return run(options.depths, options.rounds, options.out, cuda, EngineCache(options.engine_cache))
+    return run(options.depths, options.rounds, options.out, cuda_or_reason(), EngineCache(options.engine_cache))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -171,34 +169,26 @@ def measure(cell: Cell, bench: Bench, graphs: Graphs, rounds: int) -> dict[str, 
         for event in (begun, ended):
             stack.callback(bench.cuda.call, "cudaEventDestroy", event)
 
-        def once(lane: Lane, images: Pixels) -> float:
-            lane.fill(images)
+        def milliseconds(lane: Lane, images: Iterator[Pixels]) -> float:
+            lane.fill(next(images))
             bench.cuda.record(begun, lane.stream)
             lane.launch()
             bench.cuda.record(ended, lane.stream)
             return bench.cuda.elapsed_ms(begun, ended)
 
-        for lane in opened.values():
-            for number in range(WARM_UP):
-                once(lane, pixels[number % ROTATED])
-        order = list(opened)
-        found: dict[Ordering, list[float]] = {ordering: [] for ordering in order}
-        for number in tqdm(range(rounds), desc=str(cell), unit="round", leave=False):
-            for place in range(len(order)):
-                ordering = order[(number + place) % len(order)]
-                found[ordering].append(turn(opened[ordering], once, pixels))
-        return summary(cell, found)
+        once = {ordering: partial(milliseconds, lane, itertools.cycle(pixels)) for ordering, lane in opened.items()}
+        found = interleaved(once, rounds, TURN_MS, str(cell))
+        answers = {}
+        for ordering, lane in opened.items():
+            milliseconds(lane, iter(pixels[:1]))
+            answers[ordering] = lane.logits()
+        return summary(cell, found, answers)
 
 
-def turn(lane: Lane, once: Any, pixels: list[Pixels]) -> float:
-    taken: list[float] = []
-    while not taken or sum(taken) < TURN_MS:
-        taken.append(once(lane, pixels[len(taken) % ROTATED]))
-    return float(np.median(taken))
-
-
-def summary(cell: Cell, found: dict[Ordering, list[float]]) -> dict[str, Any]:
-    arrays = {ordering: np.array(each) for ordering, each in found.items()}
+def summary(
+    cell: Cell, arrays: Mapping[Ordering, NDArray[np.float64]], answers: Mapping[Ordering, NDArray[np.float32]]
+) -> dict[str, Any]:
+    """`answers` are each lane's logits of the same images; what folding changes of them is a share of the largest."""
     ratios = {
         ordering: median_interval(each / arrays[Ordering.POST])
         for ordering, each in arrays.items() if ordering is not Ordering.POST
@@ -207,11 +197,13 @@ def summary(cell: Cell, found: dict[Ordering, list[float]]) -> dict[str, Any]:
         "ms": {ordering: float(np.median(each)) for ordering, each in arrays.items()},
         "images_per_s": {ordering: 1e3 * cell.batch / float(np.median(each)) for ordering, each in arrays.items()},
         "over_post": {ordering: asdict(ratio) for ordering, ratio in ratios.items()},
-        "rounds": len(found[Ordering.POST]),
+        "rounds": len(arrays[Ordering.POST]),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
     }
     if Ordering.PRE_FOLDED in ratios:
-        result |= {"bound": BOUND, "verdict": verdict(ratios[Ordering.PRE_FOLDED], BOUND)}
+        before, after = answers[Ordering.PRE], answers[Ordering.PRE_FOLDED]
+        difference = float(np.abs(after - before).max() / np.abs(before).max())
+        result |= {"bound": BOUND, "verdict": verdict(ratios[Ordering.PRE_FOLDED], BOUND), "difference": difference}
     return result
 
 
@@ -219,12 +211,8 @@ def as_text(cell: dict[str, Any]) -> str:
     name = f"ResNet-{cell['depth']:<4} {cell['runtime']:<17} {cell['precision']:<5} batch {cell['batch']:>3}"
     if "failed" in cell:
         return f"{name}  failed: {cell['failed']}"
-    ratios = "  ".join(f"{ordering} {as_ratio(ratio)}" for ordering, ratio in cell["over_post"].items())
+    ratios = "  ".join(f"{ordering} {as_interval(Interval(**each))}" for ordering, each in cell["over_post"].items())
     return f"{name}  post {cell['ms'][Ordering.POST]:8.3f} ms  over post: {ratios}  {cell.get('verdict', '')}"
-
-
-def as_ratio(ratio: dict[str, float]) -> str:
-    return f"{ratio['estimate']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
 
 
 def machine(cuda: Cuda | UnavailableError, absent: dict[GpuRuntime, str], rounds: int) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from export.artifact import Precision, Runtime
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache
 from export.engine_session import EngineSession
-from export.flavour import load, no_kernels
+from export.flavour import ONNXRUNTIME_FOR_CPUS, load, no_kernels
 from export.graph_session import CUDA_PROVIDER, on_cuda, providers
-from export.to_engine import profile_for, target, to_engine
+from export.to_engine import profile_for, to_engine
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
 from models.spec import Preprocessing
 
@@ -70,8 +70,7 @@ def missing(runtime: GpuRuntime, cuda: Cuda | UnavailableError) -> str | None:
     if runtime in FLAVOURS:
         return flavour_missing(FLAVOURS[runtime], cuda)
     if runtime is GpuRuntime.ONNXRUNTIME:
-        for_cpus = "the installed onnxruntime is for CPUs; onnxruntime-gpu has to take its place"
-        return None if CUDA_PROVIDER in providers() else for_cpus
+        return None if CUDA_PROVIDER in providers() else ONNXRUNTIME_FOR_CPUS
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no CUDA device"
     without_triton = runtime is GpuRuntime.COMPILED and importlib.util.find_spec("triton") is None
@@ -105,7 +104,7 @@ class Bench:
 
     def engine(self, stack: ExitStack, flavour: Runtime, graph: Path) -> Lane:
         """What the service runs: the CUDA graph of a bucket."""
-        capability = target(flavour, None, self.cuda)
+        capability = self.cuda.compute_capability
         content, engine = to_engine(graph, flavour, profile_for(self.largest_batch), capability, self.cache)
         session = stack.enter_context(
             EngineSession(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from export.artifact import Precision, Runtime
-from export.cuda import Cuda, UnavailableError, open_cuda
+from export.cuda import Cuda, UnavailableError, cuda_or_reason
 from export.flavour import load
 from export.images import Pixels, bundled_photographs, from_photographs, from_split, random_pixels
 from export.source import Source, named_by, open_source
+from export.to_engine import target
 from models.choice import ModelChoice
 from models.data import Part, Split, load_split
 from models.spec import Preprocessing, SpecError
@@ -50,6 +51,7 @@ class Job:
     images: Pixels
     images_are: str
     cuda: Cuda | UnavailableError
+    compute_capability: str | None  # to build engines for
 
     @property
     def variant(self) -> str:
@@ -64,24 +66,19 @@ class Job:
 def open_job(choice: ModelChoice, settings: ExportSettings) -> Job:
     if settings.untrained and choice.checkpoint is not None:
         raise SpecError(f"--untrained and the checkpoint {choice.checkpoint} exclude each other")
-    cuda = cuda_or_reason(settings.runtime)
+    cuda, capability = cuda_or_reason(), None
+    if settings.runtime is not Runtime.ONNXRUNTIME:  # nothing is begun that cannot be finished
+        load(settings.runtime)
+        capability = target(settings.runtime, settings.compute_capability, cuda)
+    elif settings.compute_capability is not None:
+        raise SpecError("--compute-capability is of engines; name their --runtime")
     source = open_source(choice, untrained=settings.untrained)
     preprocessing = source.spec.preprocessing
     split = load_split(settings.data, Part.TEST, preprocessing) if settings.data is not None else None
     if split is not None and source.checkpoint is not None:
         source = named_by(source, split)
     images, images_are = parity_images(split, settings.images, preprocessing)
-    return Job(source, split, settings, images, images_are, cuda)
-
-
-def cuda_or_reason(runtime: Runtime) -> Cuda | UnavailableError:
-    if runtime is Runtime.ONNXRUNTIME:
-        return UnavailableError("a graph is verified on the CPU")
-    load(runtime)  # nothing is begun that cannot be finished
-    try:
-        return open_cuda()
-    except UnavailableError as error:
-        return error
+    return Job(source, split, settings, images, images_are, cuda, capability)
 
 
 def parity_images(split: Split | None, photographs: Path | None, preprocessing: Preprocessing) -> tuple[Pixels, str]:

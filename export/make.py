@@ -27,12 +27,12 @@ from export.calibration import Calibration, calibration_of
 from export.cuda import Cuda, UnavailableError
 from export.describe import Measured, describe, with_engine
 from export.engine_cache import EngineCache
-from export.engine_session import EngineSession
+from export.engine_session import EngineSession, misfit
 from export.flavour import load, no_kernels
 from export.folding.fold import fold
 from export.job import Job, say
 from export.quantize import MadeFor, quantize
-from export.to_engine import profile_for, rebuild_with, target, to_engine
+from export.to_engine import profile_for, rebuild_with, to_engine
 from export.to_fp16 import to_fp16
 from export.verify import MOST_POINTS_LOST, TOLERANCE, Run, compare, measure_accuracy, open_graph, refuse_loss
 
@@ -114,7 +114,6 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
     say(f"{job.variant}: building the engine")
     cache = EngineCache(settings.engine_cache)
     profile = profile_for(settings.max_batch_size)
-    capability = target(settings.runtime, settings.compute_capability, job.cuda)
     begun = time.perf_counter()
     with tqdm(desc="engine", unit="step", leave=False) as bar:
 
@@ -123,7 +122,7 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
             bar.n, bar.total = step, steps
             bar.refresh()
 
-        content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, capability, cache, show)
+        content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, job.compute_capability, cache, show)
     say(f"{job.variant}: engine of {len(content) / 1e6:.1f} MB after {time.perf_counter() - begun:.1f} s")
     (folder / ENGINE_FILE).write_bytes(content)
     reason = cannot_run(engine, job.cuda)
@@ -140,13 +139,7 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
 def cannot_run(engine: Engine, cuda: Cuda | UnavailableError) -> str | None:
     if isinstance(cuda, UnavailableError):
         return f"built where there is {cuda}"
-    if (reason := no_kernels(engine.flavour, cuda.compute_capability)) is not None:
-        return reason
-    if engine.compute_capability is None and cuda.compute_capability == "7.5":
-        return f"built for compute capability 8.0 and later, on {cuda}"
-    if engine.compute_capability not in (None, cuda.compute_capability):
-        return f"built for compute capability {engine.compute_capability}, on {cuda}"
-    return None
+    return no_kernels(engine.flavour, cuda.compute_capability) or misfit(engine, cuda, load(engine.flavour))
 
 
 def open_engine(content: bytes, engine: Engine, cuda: Cuda, manifest: Manifest) -> EngineSession:

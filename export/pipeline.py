@@ -8,7 +8,7 @@ from pathlib import Path
 from export.calibration import write_calibration
 from export.job import AUTO, ExportSettings, open_job, say
 from export.make import make
-from export.precision_choice import fastest
+from export.precision_choice import fastest, refuse_unjudged
 from export.to_onnx import to_onnx
 from models.choice import ModelChoice
 
@@ -19,6 +19,8 @@ def export(choice: ModelChoice, settings: ExportSettings) -> str:
     Nothing reaches the store unless all of it succeeded.
     """
     job = open_job(choice, settings)
+    if settings.precision == AUTO:
+        refuse_unjudged(job)
     say(f"{job.variant}: converting to ONNX")
     converted = to_onnx(job.source.graph)
     with tempfile.TemporaryDirectory(prefix="preflight-export-") as name:

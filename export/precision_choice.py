@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
 from export.artifact import ENGINE_FILE, GRAPH_FILE, ArtifactError, Precision, Runtime
 from export.cuda import UnavailableError
 from export.job import Job, say
 from export.make import Made, make, open_engine
 from export.quantize import PrecisionError
+from export.rounds import interleaved, seconds_of
 from export.to_engine import EngineError
 from export.verify import ParityError, Run, open_graph
 from models.paired import median_interval
@@ -27,13 +27,10 @@ CANDIDATES = {  # from the most exact; on CPUs float16 is computed in float32, w
 }
 ROUNDS = 40
 TURN_S = 0.01
-WARM_UP = 3  # runs of each that are not timed
 
 
-def fastest(job: Job, converted: onnx.ModelProto, scratch: Path) -> Made:
-    """Make every candidate, leave out those that lose too much, time the others in one interleaved run, one image each.
-
-    A lower precision is taken where the 95 % interval of its time over that of the best so far lies below 1.
+def refuse_unjudged(job: Job) -> None:
+    """Before anything is made of it.
 
     Raises:
         SpecError: there is no labelled data to judge by.
@@ -43,6 +40,16 @@ def fastest(job: Job, converted: onnx.ModelProto, scratch: Path) -> Made:
         raise SpecError("--precision auto weighs speed against accuracy, which takes trained weights and --data FOLDER")
     if job.settings.runtime is not Runtime.ONNXRUNTIME and isinstance(job.cuda, UnavailableError):
         raise UnavailableError(f"--precision auto times the engines, and there is {job.cuda}; name a precision")
+
+
+def fastest(job: Job, converted: onnx.ModelProto, scratch: Path) -> Made:
+    """Make every candidate, leave out those that lose too much, time the others in one interleaved run, one image each.
+
+    A lower precision is taken where the 95 % interval of its time over that of the best so far lies below 1.
+
+    Raises:
+        PrecisionError, ParityError: even fp32 does not pass.
+    """
     made: dict[Precision, Made] = {}
     for precision in CANDIDATES[job.settings.runtime]:
         try:
@@ -52,7 +59,9 @@ def fastest(job: Job, converted: onnx.ModelProto, scratch: Path) -> Made:
                 raise
             say(f"{job.variant}: {precision} is passed over: {error}")
     with ExitStack() as stack:
-        seconds = timed({precision: opened(job, each, stack) for precision, each in made.items()}, job)
+        runs = {precision: opened(job, each, stack) for precision, each in made.items()}
+        timed = {precision: partial(seconds_of, run, job.images[:1]) for precision, run in runs.items()}
+        seconds = interleaved(timed, ROUNDS, TURN_S, "timing")
     best, *others = made
     for precision in others:
         ratio = median_interval(seconds[precision] / seconds[best])
@@ -72,27 +81,3 @@ def opened(job: Job, made: Made, stack: ExitStack) -> Run:
     assert not isinstance(job.cuda, UnavailableError)
     content = (made.folder / ENGINE_FILE).read_bytes()
     return stack.enter_context(open_engine(content, engine, job.cuda, made.manifest)).run
-
-
-def timed(runs: dict[Precision, Run], job: Job) -> dict[Precision, np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """The median seconds of a run in each round; which comes first changes from round to round."""
-    image = job.images[:1]
-    for run in runs.values():
-        for _ in range(WARM_UP):
-            run(image)
-    order = list(runs)
-    found: dict[Precision, list[float]] = {precision: [] for precision in order}
-    for number in tqdm(range(ROUNDS), desc="timing", unit="round", leave=False):
-        for place in range(len(order)):
-            precision = order[(number + place) % len(order)]
-            found[precision].append(turn(runs[precision], image))
-    return {precision: np.array(each) for precision, each in found.items()}
-
-
-def turn(run: Run, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
-    found: list[float] = []
-    while sum(found) < TURN_S:
-        begun = time.perf_counter()
-        run(image)
-        found.append(time.perf_counter() - begun)
-    return float(np.median(found))

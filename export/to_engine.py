@@ -13,7 +13,7 @@ from typing import Any
 from export.artifact import Engine, Manifest, OptimizationProfile, Runtime, command_of, file_sha256
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache, known, remember
-from export.flavour import Watch, load, made, messages, monitor
+from export.flavour import RTX_GPUS, Watch, load, made, messages, monitor
 
 OPTIMUM = 8  # the batch that kernels are chosen for
 OPTIMIZATION_LEVEL = 3  # TensorRT's default: kernels are timed, and compiled where none fits
@@ -71,10 +71,12 @@ def target(flavour: Runtime, asked: str | None, cuda: Cuda | UnavailableError) -
     """The compute capability to build for: TensorRT can only take that of the GPU at hand, TensorRT-RTX any.
 
     Raises:
-        EngineError: TensorRT is asked for another one.
+        EngineError: TensorRT is asked for another one, or TensorRT-RTX for one that it does not know.
         UnavailableError: TensorRT has no GPU here.
     """
     if flavour is Runtime.TENSORRT_RTX:
+        if asked not in (None, *RTX_GPUS):
+            raise EngineError(f"tensorrt_rtx has no compute capability {asked}; it knows {', '.join(RTX_GPUS)}")
         return asked
     if isinstance(cuda, UnavailableError):
         raise UnavailableError(f"tensorrt builds for the GPU at hand, and there is {cuda}; tensorrt_rtx needs none")
@@ -142,10 +144,7 @@ def set_targets(tensorrt: Any, config: Any, capability: str | None) -> None:
     config.set_flag(tensorrt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if capability is None:
         return
-    known = {name for name in dir(tensorrt.ComputeCapability) if name.startswith("SM")}
-    name = f"SM{capability.replace('.', '')}"
-    if name not in known:
-        raise EngineError(f"tensorrt_rtx has no compute capability {capability}; it knows {', '.join(sorted(known))}")
     config.num_compute_capabilities = 1
-    if not config.set_compute_capability(getattr(tensorrt.ComputeCapability, name), 0):
+    kind = getattr(tensorrt.ComputeCapability, f"SM{capability.replace('.', '')}")
+    if not config.set_compute_capability(kind, 0):
         raise EngineError(f"tensorrt_rtx refuses the compute capability {capability}")

@@ -1,7 +1,7 @@
 """`make wheelhouse`: every wheel that `make gpu-check` needs on a GPU machine without network, for any Python.
 
-torch and NVIDIA's CUDA libraries are left out: they are gigabytes, and a GPU machine has them. TensorRT itself comes by
-NVIDIA's own installer.
+torch and NVIDIA's CUDA libraries are left out: they are gigabytes, and a GPU machine has them. TensorRT itself
+fetches NVIDIA's libraries when it is installed (docs/gpu.md).
 """
 
 from __future__ import annotations

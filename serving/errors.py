@@ -52,3 +52,10 @@ class RequestError(Exception):
             error=error, message=sendable(message), found=sendable(found), accepted=accepted or []
         )
         self.headers = headers or {}
+
+
+def wrong_method(found: str, accepted: str) -> RequestError:
+    return RequestError(
+        HTTPStatus.METHOD_NOT_ALLOWED, "wrong_method", f"this route answers {accepted}", found=found,
+        accepted=[accepted], headers={"allow": accepted},
+    )  # fmt: skip

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.body import PARAMETERS, read_image
 from serving.classifier import Classifier, Served
-from serving.errors import RequestError
-from serving.inference_protocol import InferenceProtocol, as_protocol, wrong_method
+from serving.errors import RequestError, wrong_method
+from serving.inference_protocol import InferenceProtocol, as_protocol
 from serving.keys import Scope as KeyScope
 from serving.keys import presented_in
 from serving.metrics import metrics
@@ -56,23 +56,14 @@ class HttpApi:
             await self.app(scope, receive, send)
             return
         handler, refused = self.handler(scope)
-        if handler is None:
-            await self.theirs(scope, receive, send)
-            return
+        response = None
         try:
             self.admit(scope)
-            seconds = deadline_s(scope["headers"], self.opened.longest_s)
-            async with asyncio.timeout(seconds) as deadline:
-                response = await handler(Request(scope, receive))
+            if handler is not None:
+                response = await in_time(handler, Request(scope, receive), self.opened.longest_s)
         except RequestError as error:
             metrics().refused.labels(error.answer.error).inc()
             response = refused(error)
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            late = too_late(seconds)
-            metrics().refused.labels(late.answer.error).inc()
-            response = refused(late)
         except ClientDisconnect:
             return
         except Exception:
@@ -84,17 +75,10 @@ class HttpApi:
                     "a fault of the service; its log has the details",
                 )
             )
-        await response(scope, receive, send)
-
-    async def theirs(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """BentoML's own paths, `/metrics` with a key where keys are asked for."""
-        try:
-            self.admit(scope)
-        except RequestError as error:
-            metrics().refused.labels(error.answer.error).inc()
-            await as_ours(error)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+        if response is None:
+            await self.app(scope, receive, send)  # BentoML's own paths
+        else:
+            await response(scope, receive, send)
 
     def admit(self, scope: Scope) -> None:
         """Raises RequestError where a path needs a key that was not sent."""
@@ -139,6 +123,18 @@ def scope_of(path: str) -> KeyScope | None:
     if path == "/classify" or ((path == "/v2" or path.startswith("/v2/")) and not path.startswith("/v2/health")):
         return KeyScope.PREDICT
     return KeyScope.OBSERVE if path in {"/variants", "/metrics", "/docs.json"} else None
+
+
+async def in_time(handler: Handler, request: Request, longest_s: float) -> Response:
+    """The handler's answer, or RequestError 504 once the deadline has passed."""
+    seconds = deadline_s(request.scope["headers"], longest_s)
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            return await handler(request)
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise too_late(seconds) from None
 
 
 def deadline_s(headers: Iterable[tuple[bytes, bytes]], longest_s: float) -> float:

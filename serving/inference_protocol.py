@@ -24,7 +24,7 @@ from starlette.responses import Response
 from export.artifact import TensorSpec
 from serving.body import read_tensors
 from serving.classifier import Classifier, Served
-from serving.errors import RequestError
+from serving.errors import RequestError, wrong_method
 from serving.metrics import metrics
 from serving.opened import Opened
 from serving.tensor_request import DATATYPES, HEADER_LENGTH, read_request, write_answer
@@ -195,10 +195,3 @@ def as_protocol(error: RequestError) -> Response:
     response = answer({"error": text}, error.status)
     response.headers.update(error.headers)
     return response
-
-
-def wrong_method(found: str, accepted: str) -> RequestError:
-    return RequestError(
-        HTTPStatus.METHOD_NOT_ALLOWED, "wrong_method", f"this route answers {accepted}", found=found,
-        accepted=[accepted], headers={"allow": accepted},
-    )  # fmt: skip

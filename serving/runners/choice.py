@@ -12,7 +12,7 @@ from pathlib import Path
 from export.artifact import ENGINE_FILE, GRAPH_FILE, Manifest, Precision, Runtime
 from export.cuda import UnavailableError
 from export.engine_session import refuse_strangers
-from export.flavour import no_kernels
+from export.flavour import ONNXRUNTIME_FOR_CPUS, no_kernels
 from export.to_engine import rebuild_with
 from serving.config import Engines, ServingRuntime, Settings
 from serving.runners.base import Runner
@@ -80,8 +80,7 @@ def machine_lacks(flavour: Runtime | None, machine: Machine) -> str | None:
     if isinstance(machine.cuda, UnavailableError):
         return str(machine.cuda)
     if flavour is None:
-        for_cpus = "the installed onnxruntime is for CPUs (pip uninstall onnxruntime; pip install onnxruntime-gpu)"
-        return None if machine.onnxruntime_has_cuda else for_cpus
+        return None if machine.onnxruntime_has_cuda else ONNXRUNTIME_FOR_CPUS
     try:
         machine.tensorrt(flavour)
     except UnavailableError as error:

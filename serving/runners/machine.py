@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from export.artifact import Runtime
-from export.cuda import Cuda, UnavailableError, open_cuda
+from export.cuda import Cuda, UnavailableError, cuda_or_reason
 from export.flavour import load
 
 
@@ -15,11 +15,7 @@ class Machine:
 
     @cached_property
     def cuda(self) -> Cuda | UnavailableError:
-        """The GPU, or the reason why there is none."""
-        try:
-            return open_cuda()
-        except UnavailableError as error:
-            return error
+        return cuda_or_reason()
 
     def gpu(self) -> Cuda:
         """Raises UnavailableError where there is none."""

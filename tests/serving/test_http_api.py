@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from starlette.testclient import TestClient
 from serving.classifier import Classifier
 from serving.config import Settings
 from serving.errors import ErrorAnswer
-from serving.http_api import HttpApi, Opened
+from serving.http_api import HttpApi
+from serving.keys import Keys
+from serving.opened import Opened
 from serving.runners.machine import Machine
 from tests.conftest import PAIR
 
@@ -49,13 +52,19 @@ def one_bit_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
+@contextmanager
+def opening(tags: tuple[str, ...], keys: Keys | None = None, **limits: int) -> Iterator[Opened]:
+    """What a worker with these settings has opened."""
+    classifier = Classifier(tags, Settings.model_validate(limits), Machine())
+    with ThreadPoolExecutor(2) as pool:
+        yield Opened(classifier, keys, pool)
+    classifier.close()
+
+
 @pytest.fixture(scope="module")
 def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
-    limits = Settings(max_image_bytes=MAX_BYTES, max_image_pixels=MAX_PIXELS)
-    classifier = Classifier(exported_pair, limits, Machine())
-    with ThreadPoolExecutor(2) as pool:
-        yield Opened(classifier, pool=pool)
-    classifier.close()
+    with opening(exported_pair, max_image_bytes=MAX_BYTES, max_image_pixels=MAX_PIXELS) as pair:
+        yield pair
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2 as httpx
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
@@ -22,13 +20,10 @@ from tritonclient.utils import InferenceServerException
 from loadtests.local_service import LocalService
 from models.pixels import read_pixels
 from models.spec import CIFAR_PREPROCESSING
-from serving.classifier import Classifier
-from serving.config import Settings
 from serving.http_api import HttpApi
 from serving.opened import Opened
-from serving.runners.machine import Machine
 from tests.conftest import PAIR
-from tests.serving.test_http_api import encoded
+from tests.serving.test_http_api import encoded, opening
 
 MOST_BYTES = 300_000
 HEADER = "inference-header-content-length"
@@ -37,10 +32,8 @@ URL = f"/v2/models/{PAIR[0]}/infer"
 
 @pytest.fixture(scope="module")
 def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
-    classifier = Classifier(exported_pair, Settings(max_tensor_bytes=MOST_BYTES), Machine())
-    with ThreadPoolExecutor(2) as pool:
-        yield Opened(classifier, pool=pool)
-    classifier.close()
+    with opening(exported_pair, max_tensor_bytes=MOST_BYTES) as pair:
+        yield pair
 
 
 @pytest.fixture(scope="module")
@@ -275,10 +268,3 @@ def test_no_body_is_a_fault_of_the_service(client: TestClient, body: Any, tail: 
     content = json.dumps(body).encode()
     answer = client.post(URL, content=content + tail, headers={HEADER: str(len(content))} if tail else {})
     assert 400 <= answer.status_code < 500
-
-
-def test_a_photograph_by_hand_is_the_same_photograph(pixels: np.ndarray) -> None:
-    """What a client has to do before it sends tensors: resize and crop as the metadata of `/variants` says."""
-    image = Image.open(io.BytesIO(encoded())).convert("RGB")
-    assert pixels.shape == (1, 32, 32, 3)
-    assert min(image.size) == 30

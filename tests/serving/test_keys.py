@@ -6,7 +6,6 @@ import hmac
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,10 @@ from starlette.testclient import TestClient
 
 from loadtests.local_service import ServiceError, local_service
 from serving import keys
-from serving.classifier import Classifier
-from serving.config import Settings
 from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, Scope, new_key, presented_in, read_keys
-from serving.opened import Opened
-from serving.runners.machine import Machine
 from tests.conftest import PAIR, ROOT
-from tests.serving.test_http_api import encoded
+from tests.serving.test_http_api import encoded, opening
 
 
 @pytest.fixture
@@ -38,11 +33,8 @@ def made(tmp_path: Path) -> dict[Scope, str]:
 
 @pytest.fixture
 def client(made: dict[Scope, str], tmp_path: Path, exported_pair: tuple[str, str]) -> Iterator[TestClient]:
-    classifier = Classifier(exported_pair, Settings(), Machine())
-    with ThreadPoolExecutor(1) as pool:
-        opened = Opened(classifier, Keys(tmp_path / "keys"), pool)
+    with opening(exported_pair, Keys(tmp_path / "keys")) as opened:
         yield TestClient(HttpApi(PlainTextResponse("BentoML's own"), opened))
-    classifier.close()
 
 
 def bearer(key: str) -> dict[str, str]:
