@@ -101,7 +101,9 @@ class Settings(BaseModel):
     max_images: int = Field(64, ge=1, le=1024, description="images of one /classify/batch request")
     max_batch_bytes: int = Field(64 << 20, ge=1, description="their bytes together")
     max_header_bytes: int = Field(16 << 10, ge=256, le=1 << 20, description="names and values of a request's headers")
-    max_body_ms: int = Field(10_000, ge=1, description="longest that a body may take to arrive")
+    max_receive_ms: int = Field(
+        10_000, ge=1, description="longest that a request's headers, and then its body, may take to arrive"
+    )
     drain_ms: int = Field(
         1_000, ge=0, le=600_000, description="from SIGTERM, when it is not ready any more, to when it stops listening"
     )

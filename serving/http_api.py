@@ -84,6 +84,7 @@ class HttpApi:
         if self.opened.draining:
             response.raw_headers.append((b"connection", b"close"))
         await response(scope, receive, send)
+        self.opened.answered += 1
         if self.opened.settings.access_log is AccessLog.ON:
             log_access(call, response.status_code, time.perf_counter() - begun)
 
@@ -114,7 +115,7 @@ class HttpApi:
         except ClientDisconnect:
             raise
         except Exception:
-            logger.exception("%s %s failed, request %s", call.method, path[:200], call.request_id)
+            logger.exception("%s %r failed, request %s", call.method, path[:200], call.request_id)
             message = "a fault of the service; its log has the details"
             return refused(RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message))
 

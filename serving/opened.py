@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,8 @@ from serving.runners.base import Runner
 from serving.shadow import Shadow
 from serving.work import Lane, Work
 
+logger = logging.getLogger("bentoml.serve")
+
 RECEIVING_PER_IN_FLIGHT = 4
 WATCHED_AFTER_S = 0.02  # most answers come sooner
 DEFAULTS = Settings.model_validate({})
@@ -38,6 +41,7 @@ class Opened:
     draining: bool = field(default=False, init=False)
     in_flight: int = field(default=0, init=False)
     receiving: int = field(default=0, init=False)
+    answered: int = field(default=0, init=False)
     shadow: Shadow = field(default_factory=Shadow, init=False)
 
     @property
@@ -65,7 +69,7 @@ class Opened:
             body.close()  # nobody will await it
             raise
         self.receiving += 1
-        patience = asyncio.timeout(settings.max_body_ms / 1e3)
+        patience = asyncio.timeout(settings.max_receive_ms / 1e3)
         try:
             async with patience:
                 return await body
@@ -75,7 +79,7 @@ class Opened:
             raise RequestError(
                 HTTPStatus.REQUEST_TIMEOUT,
                 "slow_body",
-                f"the body did not arrive within {settings.max_body_ms} ms",
+                f"the body did not arrive within {settings.max_receive_ms} ms",
                 headers={"connection": "close"},
             ) from None
         finally:
@@ -118,6 +122,7 @@ class Opened:
     def close(self) -> None:
         self.publish()
         classifier, self.classifier = self.classifier, None
+        logger.info("closed; answered %d requests in all, %d left without an answer", self.answered, self.in_flight)
         self.shadow.close()
         if classifier is not None:
             classifier.close()

@@ -31,6 +31,7 @@ from serving.keys import Keys, KeysError, read_keys
 from serving.logs import set_up
 from serving.metrics import metrics
 from serving.opened import Opened
+from serving.protocol import bound_connections
 from serving.routing import routing
 from serving.runners.choice import FLAVOURS, choose
 from serving.runners.machine import Machine
@@ -46,6 +47,7 @@ class Service(bentoml.Service[Any]):  # type: ignore[misc]  # resolved lazily, a
     """BentoML's, with our routes in front of its application."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
+        bound_connections(read_settings(os.environ))
         return HttpApi(super().to_asgi(is_main), opened)
 
 

@@ -18,7 +18,8 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 PAIR = ("resnet20-postact", "resnet20-preact")
 
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
-os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name}  # BentoML reads them at import
+# BentoML reads its own at import; draining would cost every service that a test stops its full time.
+os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name, "SERVING_DRAIN_MS": "0"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
