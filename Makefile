@@ -90,7 +90,7 @@ gpu-check: $(VENV)/gpu ## on a GPU machine: parity, accuracy, engines beside tor
 lock: $(VENV)/dev ## renew the pinned versions
 	$(BIN)/uv pip compile $(LOCK) --upgrade --group dev -o requirements/lock.txt
 	$(BIN)/uv pip compile $(LOCK) --group serve -c requirements/lock.txt -o requirements/serve.txt
-	$(BIN)/uv pip compile $(LOCK) --group bench-peers -c requirements/lock.txt -o requirements/bench-peers.txt
+	$(BIN)/uv pip compile $(LOCK) --upgrade --group bench-peers -c requirements/lock.txt -o requirements/bench-peers.txt
 LOCK = --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-find-links --no-emit-index-url
 clean: ## remove what the targets made here
 	rm -rf $(VENV) $(PEERS) build runs wheelhouse
