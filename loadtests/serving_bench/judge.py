@@ -102,9 +102,10 @@ def failure_rates(turns: Sequence[Turn]) -> dict[Lane, float]:
 
 def judge(cell: Cell, turns: Sequence[Turn]) -> list[Measure]:
     """Lanes in which too many requests fail are not compared with; if it is ours, nothing is."""
-    failing = {lane for lane, rate in failure_rates(turns).items() if rate > MOST_FAILURES}
-    sound = [turn for turn in turns if turn.lane not in failing]
-    return list(measures(cell, sound)) if Lane.OURS not in failing else []
+    rates = failure_rates(turns)
+    if rates.get(Lane.OURS, 0) > MOST_FAILURES:
+        return [Measure("nothing is judged", None, f"{rates[Lane.OURS]:.1%} of our requests failed")]
+    return list(measures(cell, [turn for turn in turns if rates[turn.lane] <= MOST_FAILURES]))
 
 
 def measures(cell: Cell, turns: Sequence[Turn]) -> Iterator[Measure]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from loadtests.serving_bench.__main__ import main
 from loadtests.serving_bench.judge import FAILS, HOLDS, UNDECIDED, failure_rates, judge
-from loadtests.serving_bench.parity import difference
+from loadtests.serving_bench.lanes import Opened
+from loadtests.serving_bench.parity import difference, strangers
 from loadtests.serving_bench.plan import Cell, Lane, PlanError, read_cell, read_lanes, turns_of
 from loadtests.serving_bench.report import as_text, summary
 from loadtests.serving_bench.turns import Turn, append, read
-from loadtests.serving_bench.wrk import WrkError, parse
+from loadtests.serving_bench.wrk import Load, WrkError, parse
 from tests.conftest import BENTOML_HOME
 
 SMALL, LARGE = read_cell("resnet20:fp32:16"), read_cell("resnet50:fp32:16")
@@ -94,7 +98,8 @@ def test_few_rounds_decide_nothing() -> None:
 def test_lanes_that_fail_are_shown_and_not_judged() -> None:
     failing = turns(SMALL, 1.0, failures=20)
     assert failure_rates(failing)[Lane.OURS] == 0.02
-    assert judge(SMALL, failing) == []
+    (said,) = judge(SMALL, failing)
+    assert "2.0% of our requests failed" in said.verdict
     assert " 240" in as_text(summary(SMALL, failing, {}))
 
 
@@ -127,6 +132,32 @@ def test_another_answer_is_a_difference() -> None:
     assert "0.8" in str(difference([{"index": 3, "probability": 0.8}, ours[1]], ours))
     assert "instead of" in str(difference(ours[::-1], ours))
     assert "instead of" in str(difference([], ours))
+
+
+@dataclass
+class Fake:
+    """A lane that answers everything alike, or with an error."""
+
+    answer: list[dict[str, Any]] | OSError
+    tree: Any = None
+
+    def predictions(self, jpeg: Path) -> list[dict[str, Any]]:
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        return self.answer
+
+    def load(self, jpegs: Sequence[Path], seconds: int, connections: int) -> Load:
+        raise AssertionError("nothing is measured here")
+
+
+def test_who_answers_otherwise_is_left_out_with_the_reason() -> None:
+    ours = [{"index": 3, "probability": 0.9}]
+    lanes: dict[Lane, Opened] = {
+        Lane.OURS: Fake(ours), Lane.STARLETTE: Fake([]), Lane.FASTAPI: Fake(ours),
+        Lane.LITSERVE: Fake([{"index": 4, "probability": 0.9}]), Lane.BENTOML: Fake(OSError("500")),
+    }  # fmt: skip
+    reasons = strangers(lanes, [Path("0.jpg")])
+    assert reasons == {Lane.LITSERVE: "0.jpg: [4] instead of [3]", Lane.BENTOML: "0.jpg: OSError: 500"}
 
 
 def test_a_log_that_was_cut_off_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
