@@ -1,7 +1,7 @@
 """FastAPI with a thread pool.
 
 As its documentation advises for speed: uvloop and httptools under uvicorn, and a response model, which pydantic
-serialises in Rust (fastapi.tiangolo.com/advanced/custom-response: faster than returning a JSONResponse or orjson's).
+serialises in Rust (fastapi.tiangolo.com/advanced/response-directly: faster than returning a JSONResponse).
 The pool is our own: FastAPI's has 40 threads for `def` endpoints, which on two cores only get in each other's way.
 """
 

@@ -1,4 +1,4 @@
-"""LitServe with one worker process a core, as its documentation advises for CPUs (`LitServer(workers_per_device=...)`).
+"""LitServe with one worker process a core, as the docstring of `LitServer` advises for CPUs (`workers_per_device`).
 
 Its workers have no threads, so there are as many of them as other lanes have threads; the number of API servers is the
 default, which it recommends. `fast_queue=True` would be for more than 100 requests a second, and does nothing in 0.2.19
