@@ -1,46 +1,53 @@
-"""The bodies of successful answers: what `/classify` and `/variants` promise, OpenAPI included."""
+"""The bodies of successful answers, OpenAPI included.
+
+What `/classify` answers are dictionaries whose types are checked where they are made: to build and validate objects for
+each took as long as to write them.
+"""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from export.artifact import Accuracy, Engine, Parity
 from models.spec import BlockOrdering, Preprocessing
 from serving.errors import ErrorAnswer
 
 
-class Prediction(BaseModel):
+class Prediction(TypedDict):
     label: str
     index: int
-    probability: float = Field(ge=0, le=1)
+    probability: Annotated[float, Field(ge=0, le=1)]
 
 
-class Timings(BaseModel):
+class Timings(TypedDict):
     """Milliseconds that the request spent in each stage, after its body had arrived."""
 
-    queue: float = Field(description="waiting for a free thread and, where there are batches, for the runner")
-    decode: float = Field(description="encoded image to pixels, resize and crop")
-    infer: float = Field(description="pixels to logits")
+    queue: Annotated[float, Field(description="waiting for a free thread and, where there are batches, for the runner")]
+    decode: Annotated[float, Field(description="encoded image to pixels, resize and crop")]
+    infer: Annotated[float, Field(description="pixels to logits")]
 
 
-class Classification(BaseModel):
+class Classification(TypedDict):
     variant: str
     version: str
-    trained: bool = Field(description="false: random weights, the predictions mean nothing")
-    predictions: list[Prediction] = Field(description="most probable first")
+    trained: Annotated[bool, Field(description="false: random weights, the predictions mean nothing")]
+    predictions: Annotated[list[Prediction], Field(description="most probable first")]
     timings_ms: Timings
 
 
-class BatchItem(BaseModel):
+class BatchItem(TypedDict):
     """One image of a batch, in the order they were sent: a classification, or what was wrong."""
 
-    name: str = Field(description="of the file, as it was sent")
-    status: int = Field(description="what `/classify` would have answered")
-    classification: Classification | None = None
-    error: ErrorAnswer | None = None
+    name: Annotated[str, Field(description="of the file, as it was sent")]
+    status: Annotated[int, Field(description="what `/classify` would have answered")]
+    classification: Classification | None
+    error: ErrorAnswer | None
 
 
-class BatchAnswer(BaseModel):
+class BatchAnswer(TypedDict):
     results: list[BatchItem]
 
 

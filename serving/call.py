@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import secrets
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -18,12 +20,14 @@ PREFIX, COUNTER = secrets.token_hex(4), itertools.count(1)
 
 @dataclass(slots=True)
 class Call:
-    """`headers` has the last of those that share a name; `deadline` is a `perf_counter` reading."""
+    """`headers` has the last of those that share a name; at the `deadline`, a `perf_counter` reading, `timer` ends it."""
 
     scope: Scope
     receive: Receive
     headers: dict[bytes, bytes]
     deadline: float = float("inf")
+    timer: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    received: bool = False
     request_id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +47,11 @@ class Call:
         """Of W3C's `traceparent`; None without one, or where it is malformed."""
         match = TRACE_PARENT.fullmatch(self.headers.get(b"traceparent", b""))
         return None if match is None else match[1].decode()
+
+    def has_arrived(self) -> None:
+        """With its body: from now on the deadline alone counts."""
+        self.received = True
+        self.timer.reschedule(asyncio.get_running_loop().time() + self.deadline - time.perf_counter())
 
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from export.artifact import Manifest, read_manifest
 from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
-from serving.answers import Classification, Prediction, Timings, Variant, Variants
+from serving.answers import Classification, Prediction, Variant, Variants
 from serving.batching import Batches
 from serving.config import Batching, Settings
 from serving.errors import RequestError
@@ -160,26 +160,26 @@ class Classifier:
 
 
 def classified(served: Served, logits: NDArray[np.float32], top_k: int, moments: Moments) -> Classification:
-    """Its parts are ours, so that none of it needs to be validated."""
-    return Classification.model_construct(
-        variant=served.manifest.variant,
-        version=served.version,
-        trained=served.manifest.trained,
-        predictions=most_probable(logits, served.manifest.labels, top_k),
-        timings_ms=Timings.model_construct(
-            queue=round(moments.queue_s * 1e3, 3),
-            decode=round(moments.decode_s * 1e3, 3),
-            infer=round(moments.infer_s * 1e3, 3),
-        ),
-    )
+    return {
+        "variant": served.manifest.variant,
+        "version": served.version,
+        "trained": served.manifest.trained,
+        "predictions": most_probable(logits, served.manifest.labels, top_k),
+        "timings_ms": {
+            "queue": round(moments.queue_s * 1e3, 3),
+            "decode": round(moments.decode_s * 1e3, 3),
+            "infer": round(moments.infer_s * 1e3, 3),
+        },
+    }
 
 
 def most_probable(logits: NDArray[np.float32], labels: tuple[str, ...], top_k: int) -> list[Prediction]:
     """Softmax in float64; equal logits keep the order of their indices."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
-    best = np.argsort(-logits, kind="stable")[:top_k]
+    exponentials = np.exp(logits - logits.max(), dtype=np.float64)
+    total = exponentials.sum()
+    best = (-logits).argsort(kind="stable")[:top_k]
+    probabilities = (exponentials[best] / total).tolist()
     return [
-        Prediction.model_construct(label=labels[index], index=index, probability=round(float(probabilities[index]), 6))
-        for index in best.tolist()
+        {"label": labels[index], "index": index, "probability": round(probability, 6)}
+        for index, probability in zip(best.tolist(), probabilities, strict=True)
     ]

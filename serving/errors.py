@@ -62,5 +62,11 @@ def wrong_method(found: str, accepted: str) -> RequestError:
     )  # fmt: skip
 
 
+def too_slow(limit_ms: int) -> RequestError:
+    """Its connection is of no further use: what still comes over it belongs to this body."""
+    message = f"the body did not arrive within {limit_ms} ms"
+    return RequestError(HTTPStatus.REQUEST_TIMEOUT, "slow_body", message, headers={"connection": "close"})
+
+
 def too_late(message: str) -> RequestError:
     return RequestError(HTTPStatus.GATEWAY_TIMEOUT, "deadline_exceeded", message)

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.answers import BatchAnswer, BatchItem, Classification
@@ -27,7 +26,7 @@ from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_lo
 from serving.call import Call, current
 from serving.classifier import Classifier, Served
 from serving.config import AccessLog
-from serving.errors import RequestError, sendable, too_late, wrong_method
+from serving.errors import RequestError, sendable, too_late, too_slow, wrong_method
 from serving.inference_protocol import InferenceProtocol, as_protocol
 from serving.keys import Scope as KeyScope
 from serving.keys import presented_in
@@ -35,6 +34,7 @@ from serving.logs import log_access
 from serving.metrics import metrics
 from serving.openapi import document
 from serving.opened import Opened
+from serving.response import Response
 from serving.routing import CLIENT_HEADER
 from serving.work import Moments
 
@@ -79,14 +79,12 @@ class HttpApi:
         if response is None:
             await self.app(scope, receive, send)
             return
-        metrics().replied(self.name(path), response.status_code)
-        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
-        if self.opened.draining:
-            response.raw_headers.append((b"connection", b"close"))
-        await response(scope, receive, send)
+        metrics().replied(self.name(path), response.status)
+        leaving = ((b"connection", b"close"),) if self.opened.draining else ()
+        await response.send(send, (b"x-request-id", call.request_id.encode()), *leaving)
         self.opened.answered += 1
         if self.opened.settings.access_log is AccessLog.ON:
-            log_access(call, response.status_code, time.perf_counter() - begun)
+            log_access(call, response.status, time.perf_counter() - begun)
 
     def name(self, path: str) -> str:
         """Of a path, in metrics: there is no end of paths that people make up."""
@@ -139,37 +137,40 @@ class HttpApi:
             self.opened.keys.admit(presented_in(call.headers), needed)
 
     async def in_time(self, handler: Handler, call: Call) -> Response:
-        """The handler's answer, or RequestError 504 once the deadline has passed."""
-        seconds = patience_s(call, self.opened.settings.max_timeout_ms / 1e3)
-        call.deadline = time.perf_counter() + seconds
+        """The handler's answer, or RequestError: 408 for a body that is too slow, 504 once the deadline has passed."""
+        settings = self.opened.settings
+        patience_ms = patience(call, settings.max_timeout_ms)
+        call.deadline = time.perf_counter() + patience_ms / 1e3
         try:
-            async with asyncio.timeout(seconds) as deadline:
+            async with asyncio.timeout(min(patience_ms, settings.max_receive_ms) / 1e3) as call.timer:
                 return await handler(call)
         except TimeoutError:
-            if not deadline.expired():
+            if not call.timer.expired():
                 raise
-            raise too_late(f"not answered within {seconds * 1e3:.0f} ms; what had not begun was dropped") from None
+            if call.received or patience_ms <= settings.max_receive_ms:
+                raise too_late(f"not answered within {patience_ms} ms; what had not begun was dropped") from None
+            raise too_slow(settings.max_receive_ms) from None
 
     async def index(self, _: Call) -> Response:
-        return Response(INDEX.read_bytes(), media_type="text/html")
+        return Response(INDEX.read_bytes(), media_type="text/html; charset=utf-8")
 
     async def variants(self, _: Call) -> Response:
-        return answer(self.opened.ready().variants())
+        return Response(self.opened.ready().variants().model_dump_json().encode())
 
     async def openapi(self, _: Call) -> Response:
-        return Response(document(self.opened.ready()), media_type="application/json")
+        return Response(document(self.opened.ready()))
 
     async def classify(self, call: Call) -> Response:
         asked = read_parameters(call, self.opened.ready())
         begun = time.perf_counter()
-        encoded = await self.opened.receive(read_image(call, self.opened.settings.max_image_bytes))
-        return answer(await self.classified(call, asked, encoded, Moments(begun, time.perf_counter())))
+        encoded = await self.opened.receive(call, read_image(call, self.opened.settings.max_image_bytes))
+        return Response(to_json(await self.classified(call, asked, encoded, Moments(begun, time.perf_counter()))))
 
     async def classify_batch(self, call: Call) -> Response:
         """Every image on its own: who cannot be classified says so in its place."""
         asked, settings = read_parameters(call, self.opened.ready()), self.opened.settings
         begun = time.perf_counter()
-        images = await self.opened.receive(read_images(call, settings.max_images, settings.max_batch_bytes))
+        images = await self.opened.receive(call, read_images(call, settings.max_images, settings.max_batch_bytes))
         arrived = time.perf_counter()
         together = asyncio.Semaphore(asked.served.lane.width)  # the rest wait here, and keep nobody else waiting
 
@@ -179,20 +180,21 @@ class HttpApi:
                 async with together:
                     classification = await self.classified(call, asked, encoded, Moments(begun, arrived))
             except RequestError as error:
-                return BatchItem(name=sendable(name), status=error.status, error=error.answer)
-            return BatchItem.model_construct(name=sendable(name), status=HTTPStatus.OK, classification=classification)
+                return {"name": sendable(name), "status": error.status, "classification": None, "error": error.answer}
+            return {"name": sendable(name), "status": HTTPStatus.OK, "classification": classification, "error": None}
 
         async with asyncio.TaskGroup() as group:
             items = [group.create_task(item(name, encoded)) for name, encoded in images]
-        return answer(BatchAnswer.model_construct(results=[task.result() for task in items]))
+        results: BatchAnswer = {"results": [task.result() for task in items]}
+        return Response(to_json(results))
 
     async def classified(self, call: Call, asked: Asked, encoded: bytes, moments: Moments) -> Classification:
         classifier, served = self.opened.ready(), asked.served
         work = classifier.classification(encoded, served, asked.top_k, moments, call.deadline)
         classification = await self.opened.run(call.receive, served.lane, work)
         metrics().answered(served.manifest.variant, 1, moments.stages_s(time.perf_counter()))
-        if asked.routed and work.images is not None:
-            self.opened.copy(served, classification.predictions[0].index, work.images)
+        if asked.routed and classifier.routing.shadow and work.images is not None:
+            self.opened.copy(served, classification["predictions"][0]["index"], work.images)
         return classification
 
 
@@ -233,11 +235,11 @@ def read_parameters(call: Call, classifier: Classifier) -> Asked:
     return Asked(served, variant is None, int(top_k))
 
 
-def patience_s(call: Call, longest_s: float) -> float:
-    """What a client has patience for, `X-Request-Timeout-Ms`, up to what the service has; counted from here on."""
+def patience(call: Call, longest_ms: int) -> int:
+    """Milliseconds that a client has patience for, `X-Request-Timeout-Ms`, up to what the service has."""
     given = call.headers.get(TIMEOUT_HEADER)
     if given is None:
-        return longest_s
+        return longest_ms
     text = given.decode("latin-1").strip()
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
         raise RequestError(
@@ -245,9 +247,9 @@ def patience_s(call: Call, longest_s: float) -> float:
             "bad_timeout",
             f"{TIMEOUT_HEADER.decode()} is a whole number of milliseconds",
             found=text[:40],
-            accepted=[f"1 to {longest_s * 1e3:.0f}"],
+            accepted=[f"1 to {longest_ms}"],
         )
-    return min(int(text) / 1e3, longest_s)
+    return min(int(text), longest_ms)
 
 
 def is_v2(path: str) -> bool:
@@ -255,10 +257,4 @@ def is_v2(path: str) -> bool:
 
 
 def as_ours(error: RequestError) -> Response:
-    response = answer(error.answer, error.status)
-    response.headers.update(error.headers)
-    return response
-
-
-def answer(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response(body.model_dump_json(), status, media_type="application/json")
+    return Response(error.answer.model_dump_json().encode(), error.status, headers=error.headers)

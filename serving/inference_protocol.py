@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
-from starlette.responses import Response
 
 from export.artifact import TensorSpec
 from serving.body import read_tensors
@@ -28,6 +27,7 @@ from serving.classifier import Served
 from serving.errors import RequestError, wrong_method
 from serving.metrics import metrics
 from serving.opened import Opened
+from serving.response import Response
 from serving.tensor_request import DATATYPES, HEADER_LENGTH, TensorRequest, read_request, write_answer
 from serving.work import Moments, Work
 
@@ -85,17 +85,16 @@ class InferenceProtocol:
 
     async def infer(self, call: Call, served: Served) -> Response:
         called = time.perf_counter()
-        content = await self.opened.receive(read_tensors(call, self.opened.settings.max_tensor_bytes))
+        content = await self.opened.receive(call, read_tensors(call, self.opened.settings.max_tensor_bytes))
         work = inference(content, call, served, Moments(called, time.perf_counter()))
-        answered = await self.opened.run(call.receive, served.lane, work)
+        response = await self.opened.run(call.receive, served.lane, work)
         assert work.images is not None
         images, stages_s = len(work.images), dict(work.moments.stages_s(time.perf_counter()))
         counts = self.counts[served.manifest.variant]
         counts.update({"requests": 1, "images": images})
         counts.update({name: round(stages_s[stage] * 1e9) for name, stage in STAGES.items()})
         metrics().answered(served.manifest.variant, images, stages_s.items())
-        body, headers = answered
-        return Response(body, headers=headers)
+        return response
 
     def statistics(self, served: Served) -> dict[str, Any]:
         """Of this worker, in Triton's words; durations in ns."""
@@ -111,8 +110,8 @@ class InferenceProtocol:
         }
 
 
-def inference(content: bytes, call: Call, served: Served, moments: Moments) -> Work[tuple[bytes, dict[str, str]]]:
-    """The body and headers of its answer. JSON of pixels takes longer to read than a small network to run."""
+def inference(content: bytes, call: Call, served: Served, moments: Moments) -> Work[Response]:
+    """Read in a thread, for JSON of pixels takes longer to read than a small network to run."""
     request: TensorRequest | None = None
 
     def read() -> NDArray[np.uint8]:
@@ -120,7 +119,7 @@ def inference(content: bytes, call: Call, served: Served, moments: Moments) -> W
         request = read_request(content, call.headers.get(HEADER_LENGTH), served.manifest)
         return request.pixels
 
-    def write(logits: NDArray[np.float32], _: Moments) -> tuple[bytes, dict[str, str]]:
+    def write(logits: NDArray[np.float32], _: Moments) -> Response:
         assert request is not None
         return write_answer(request, logits, served.manifest, served.version)
 
@@ -174,7 +173,7 @@ def described(tensor: TensorSpec) -> dict[str, Any]:
 
 
 def answer(content: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response(to_json(content), status, media_type="application/json")
+    return Response(to_json(content), status)
 
 
 def as_protocol(error: RequestError) -> Response:
@@ -183,6 +182,4 @@ def as_protocol(error: RequestError) -> Response:
     text = said.message
     text += f"; found {said.found}" if said.found else ""
     text += f"; accepted: {', '.join(said.accepted)}" if said.accepted else ""
-    response = answer({"error": text}, error.status)
-    response.headers.update(error.headers)
-    return response
+    return Response(to_json({"error": text}), error.status, headers=error.headers)

@@ -7,7 +7,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from serving.answers import BatchAnswer, Classification, Variants
 from serving.classifier import Classifier
@@ -37,8 +37,11 @@ BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
 @cache
 def document(classifier: Classifier) -> bytes:
     """OpenAPI 3.1 for the variants that are open."""
-    _, definitions = models_json_schema(
-        [(model, "serialization") for model in (Classification, BatchAnswer, Variants, ErrorAnswer)],
+    _, definitions = TypeAdapter.json_schemas(
+        [
+            (model.__name__, "serialization", TypeAdapter[Any](model))
+            for model in (Classification, BatchAnswer, Variants, ErrorAnswer)
+        ],
         ref_template="#/components/schemas/{model}",
     )
     settings = classifier.settings

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from serving.call import Call
 from serving.classifier import Classifier, Served
 from serving.config import Settings
 from serving.errors import RequestError
@@ -58,10 +59,9 @@ class Opened:
             raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the models are not open; the log says why")
         return self.classifier
 
-    async def receive(self, body: Coroutine[Any, Any, Result]) -> Result:
+    async def receive(self, call: Call, body: Coroutine[Any, Any, Result]) -> Result:
         """Bodies on their way are counted apart: slow clients must not keep quick ones out."""
-        settings = self.ready().settings
-        most = settings.max_in_flight
+        most = self.settings.max_in_flight
         try:
             admit(self.in_flight, most)  # no use in receiving what would be refused
             admit(self.receiving, RECEIVING_PER_IN_FLIGHT * most)
@@ -69,21 +69,12 @@ class Opened:
             body.close()  # nobody will await it
             raise
         self.receiving += 1
-        patience = asyncio.timeout(settings.max_receive_ms / 1e3)
         try:
-            async with patience:
-                return await body
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise RequestError(
-                HTTPStatus.REQUEST_TIMEOUT,
-                "slow_body",
-                f"the body did not arrive within {settings.max_receive_ms} ms",
-                headers={"connection": "close"},
-            ) from None
+            content = await body
         finally:
             self.receiving -= 1
+        call.has_arrived()
+        return content
 
     async def run(self, receive: Receive, lane: Lane, work: Work[Result]) -> Result:
         """Its answer, unless too many wait already.

@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from export.artifact import Manifest
@@ -24,19 +25,24 @@ class Routing:
     split: Mapping[str, float]
     shadow: Mapping[str, float]
 
+    @cached_property
+    def sole(self) -> str | None:
+        """Who answers all of them, if one does."""
+        weighty = [variant for variant, percent in self.split.items() if percent]
+        return weighty[0] if len(weighty) == 1 else None
+
     def choose(self, client: bytes | None) -> str:
         """The same variant for the same client, as long as the weights are the same.
 
         A client stays with its variant, too, where the weight of that grows: shares are laid out in the order served.
         """
+        if self.sole is not None:
+            return self.sole
         point = random.random() if client is None else position(client)  # noqa: S311  a share, not a secret
-        last = ""
-        for variant, end in zip(self.split, accumulate(self.split.values()), strict=True):
-            if self.split[variant]:
-                last = variant
-            if point * 100 < end:
-                return variant
-        return last  # sums of floats may end just below 100
+        weighty = [variant for variant, percent in self.split.items() if percent]
+        ends = accumulate(self.split[variant] for variant in weighty)
+        found = (variant for variant, end in zip(weighty, ends, strict=True) if point * 100 < end)
+        return next(found, weighty[-1])  # sums of floats may end just below 100
 
     def copies(self, primary: str) -> Iterator[str]:
         """Who else sees this request, which `primary` answers."""

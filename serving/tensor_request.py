@@ -19,6 +19,7 @@ from pydantic_core import from_json, to_json
 
 from export.artifact import Manifest
 from serving.errors import RequestError
+from serving.response import Response
 
 HEADER_LENGTH = b"inference-header-content-length"
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
@@ -149,10 +150,7 @@ def bad(error: str, message: str, found: str = "", accepted: str = "") -> Reques
     )
 
 
-def write_answer(
-    request: TensorRequest, logits: NDArray[np.float32], manifest: Manifest, version: str
-) -> tuple[bytes, dict[str, str]]:
-    """The body and its headers."""
+def write_answer(request: TensorRequest, logits: NDArray[np.float32], manifest: Manifest, version: str) -> Response:
     output = tensor_of(request, logits, manifest)
     content = output.pop("content")
     if request.binary:
@@ -163,8 +161,9 @@ def write_answer(
         | {"outputs": [output]}
     )
     if not request.binary:
-        return header, {"content-type": "application/json"}
-    return header + content, {"content-type": "application/octet-stream", HEADER_LENGTH.decode(): str(len(header))}
+        return Response(header)
+    length = {HEADER_LENGTH.decode(): str(len(header))}
+    return Response(header + content, media_type="application/octet-stream", headers=length)
 
 
 def tensor_of(request: TensorRequest, logits: NDArray[np.float32], manifest: Manifest) -> dict[str, Any]:
