@@ -20,13 +20,13 @@ PREFIX, COUNTER = secrets.token_hex(4), itertools.count(1)
 
 @dataclass(slots=True)
 class Call:
-    """`headers` has the last of those that share a name; at the `deadline`, a `perf_counter` reading, `timer` ends it."""
+    """`headers` has the last of those that share a name; `timer` ends it at its `deadline`, of `perf_counter`."""
 
     scope: Scope
     receive: Receive
     headers: dict[bytes, bytes]
     deadline: float = float("inf")
-    timer: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    timer: asyncio.Timeout | None = None
     received: bool = False
     request_id: str = field(init=False)
 
@@ -51,6 +51,7 @@ class Call:
     def has_arrived(self) -> None:
         """With its body: from now on the deadline alone counts."""
         self.received = True
+        assert self.timer is not None
         self.timer.reschedule(asyncio.get_running_loop().time() + self.deadline - time.perf_counter())
 
     def header(self, name: bytes) -> str:

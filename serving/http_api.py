@@ -142,10 +142,11 @@ class HttpApi:
         patience_ms = patience(call, settings.max_timeout_ms)
         call.deadline = time.perf_counter() + patience_ms / 1e3
         try:
-            async with asyncio.timeout(min(patience_ms, settings.max_receive_ms) / 1e3) as call.timer:
+            async with asyncio.timeout(min(patience_ms, settings.max_receive_ms) / 1e3) as timer:
+                call.timer = timer
                 return await handler(call)
         except TimeoutError:
-            if not call.timer.expired():
+            if not timer.expired():
                 raise
             if call.received or patience_ms <= settings.max_receive_ms:
                 raise too_late(f"not answered within {patience_ms} ms; what had not begun was dropped") from None
