@@ -9,7 +9,7 @@ VARIANTS ?= resnet20-postact resnet20-preact
 DATA ?= ../shared/data/cifar10
 export BENTOML_DO_NOT_TRACK = True
 
-.PHONY: help demo test check fix train export serve loadtest build bench bench-serving wheelhouse gpu-check lock clean
+.PHONY: help demo test fuzz check fix train export serve loadtest build bench bench-serving wheelhouse gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -39,6 +39,8 @@ demo: $(VENV)/demo ## export both orderings, serve, classify a photograph, load-
 	$(BIN)/python demo.py
 test: $(VENV)/dev ## every test that this machine can run
 	$(BIN)/python -m pytest
+fuzz: $(VENV)/dev ## 10,000 mutated images and 2,000 mutated requests of each route, against a running service
+	$(BIN)/python -m pytest tests/serving/test_mutations.py --hypothesis-profile=many
 check: $(VENV)/dev ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from export.cuda import UnavailableError
 from loadtests.local_service import LocalService, local_service
@@ -21,6 +22,11 @@ PAIR = ("resnet20-postact", "resnet20-preact")
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
 # BentoML reads its own at import; draining would cost every service that a test stops its full time.
 os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name, "SERVING_DRAIN_MS": "0"}
+
+
+settings.register_profile("few", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("many", max_examples=10_000, deadline=None, database=None)  # `make fuzz`
+settings.load_profile("few")
 
 
 def pytest_configure(config: pytest.Config) -> None:
