@@ -1,0 +1,163 @@
+"""Many times more requests than a service can answer: does it go on at its capacity, and tell the others at once?
+
+    python -m loadtests.overload --url http://localhost:3000/classify --image photo.jpg
+
+A program of its own, as Locust's green threads and asyncio do not share a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loadtests.machine import machine
+from loadtests.open_loop import Clients, Outcome, poisson, posts, run_open
+
+GRACE_S = 1.0  # beyond a request's own deadline, before its client calls it unanswered
+GENTLE = 0.5  # of the capacity: the load before and after
+NORMAL = 1.5  # times the median latency before: what counts as back to normal
+WINDOW_S = 0.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    bodies = [path.read_bytes() for path in options.image]
+    requests = posts(options.url, bodies, options.deadline_ms)
+    result = asyncio.run(measure(options, requests))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(as_text(result))
+    print(f"report: {options.out}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m loadtests.overload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--url", required=True, help="where images are posted")
+    top.add_argument("--image", type=Path, nargs="+", required=True, help="JPEG files, sent in turn")
+    top.add_argument("--times", type=float, default=10.0, help="the capacity (default: 10)")
+    top.add_argument("--seconds", type=float, default=60.0, help="of overload (default: 60)")
+    top.add_argument("--capacity-seconds", type=float, default=20.0, help="of finding the capacity (default: 20)")
+    top.add_argument("--users", type=int, default=16, help="that find it, in a closed workload (default: 16)")
+    top.add_argument("--deadline-ms", type=int, default=5000, help="of every request (default: 5000)")
+    top.add_argument("--seed", type=int, default=0)
+    top.add_argument("--out", type=Path, default=Path("build/bench/overload.json"))
+    return top
+
+
+async def measure(options: argparse.Namespace, requests: Sequence[bytes]) -> dict[str, Any]:
+    say(f"capacity: {options.users} users, {options.capacity_seconds:g} s")
+    capacity = await closed(options.url, requests, options.users, options.capacity_seconds)
+    patience_s = options.deadline_ms / 1e3 + GRACE_S
+
+    async def offer(name: str, rate_rps: float, seconds: float) -> list[Outcome]:
+        say(f"{name}: {rate_rps:.1f} requests/s, {seconds:g} s")
+        return await run_open(options.url, requests, poisson(rate_rps, seconds, options.seed), patience_s)
+
+    before = await offer("gentle", GENTLE * capacity, 10.0)
+    cpu = time.process_time()
+    over = await offer("overload", options.times * capacity, options.seconds)
+    cpu_share = (time.process_time() - cpu) / options.seconds
+    after = await offer("gentle again", GENTLE * capacity, 10.0)
+    return summary(options, capacity, before, over, after) | {"client_cpu_share": cpu_share, "machine": machine()}
+
+
+async def closed(url: str, requests: Sequence[bytes], users: int, seconds: float) -> float:
+    """Answers a second, to clients that each wait for theirs."""
+    host, _, port = url.partition("//")[2].partition("/")[0].partition(":")
+    clients, bodies = Clients(host, int(port or 80), 60.0), cycle(requests)
+    begun = time.perf_counter()
+    warm, count = begun + 0.1 * seconds, 0
+
+    async def user() -> None:
+        nonlocal count
+        while time.perf_counter() < begun + seconds:
+            outcome = await clients.ask(next(bodies), 0.0, begun)
+            ended = begun + outcome.ended_s
+            count += outcome.status == 200 and warm <= ended < begun + seconds
+
+    await asyncio.gather(*(user() for _ in range(users)))
+    clients.close()
+    return count / (0.9 * seconds)
+
+
+def summary(
+    options: argparse.Namespace, capacity: float, before: list[Outcome], over: list[Outcome], after: list[Outcome]
+) -> dict[str, Any]:
+    accepted = np.array([outcome.latency_s for outcome in over if outcome.status == 200])
+    refused = np.array([outcome.latency_s for outcome in over if outcome.status == 429])
+    in_time = [outcome for outcome in over if outcome.status == 200 and outcome.ended_s <= options.seconds]
+    lag = np.array([outcome.sent_s - outcome.due_s for outcome in over])
+    usual = float(np.median([outcome.latency_s for outcome in before]))
+    return {
+        "capacity_rps": capacity,
+        "offered_rps": len(over) / options.seconds,
+        "seconds": options.seconds,
+        "deadline_ms": options.deadline_ms,
+        "statuses": {str(status): count for status, count in sorted(Counter(each.status for each in over).items())},
+        "problems": dict(Counter(outcome.problem for outcome in over if outcome.problem)),
+        "unanswered_within_deadline": sum(
+            not outcome.status or outcome.latency_s > options.deadline_ms / 1e3 + WINDOW_S for outcome in over
+        ),
+        "goodput_rps": len(in_time) / options.seconds,
+        "goodput_over_capacity": len(in_time) / options.seconds / capacity,
+        "accepted_latency_ms": percentiles(accepted),
+        "refused_latency_ms": percentiles(refused),
+        "send_lag_p99_ms": float(np.percentile(lag, 99) * 1e3),
+        "latency_before_p50_ms": usual * 1e3,
+        "normal_after_s": back_to_normal(after, NORMAL * usual),
+        "statuses_after": {str(status): count for status, count in Counter(each.status for each in after).items()},
+    }
+
+
+def percentiles(seconds: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float] | None:
+    if not len(seconds):
+        return None
+    return {f"p{point}": float(np.percentile(seconds, point) * 1e3) for point in (50, 99, 100)}
+
+
+def back_to_normal(after: Sequence[Outcome], most_s: float) -> float | None:
+    """The end of the last window whose median is above `most_s`; None if that is the last of all."""
+    last = 0.0
+    for start in np.arange(0.0, max(outcome.due_s for outcome in after), WINDOW_S):
+        window = [each for each in after if start <= each.due_s < start + WINDOW_S]
+        if window and np.median([each.latency_s if each.status == 200 else np.inf for each in window]) > most_s:
+            last = float(start + WINDOW_S)
+    return last if last < after[-1].due_s else None
+
+
+def as_text(result: dict[str, Any]) -> str:
+    accepted, refused = result["accepted_latency_ms"] or {}, result["refused_latency_ms"] or {}
+    lines = [
+        f"capacity {result['capacity_rps']:.1f} requests/s; offered {result['offered_rps']:.1f}, "
+        f"{result['offered_rps'] / result['capacity_rps']:.1f} times as many, for {result['seconds']:g} s",
+        f"goodput {result['goodput_rps']:.1f} requests/s, {result['goodput_over_capacity']:.1%} of the capacity",
+        f"answers by status {result['statuses']}, none came: {result['problems'] or 0}, "
+        f"not within {result['deadline_ms']} ms: {result['unanswered_within_deadline']}",
+        f"accepted: p50 {accepted.get('p50', 0):.0f}, p99 {accepted.get('p99', 0):.0f} ms; "
+        f"refused: p50 {refused.get('p50', 0):.1f}, p99 {refused.get('p99', 0):.1f} ms",
+        f"back to normal {result['normal_after_s']} s after (usual p50 {result['latency_before_p50_ms']:.0f} ms)",
+        f"the client was late by {result['send_lag_p99_ms']:.1f} ms at p99, "
+        f"and took {result['client_cpu_share']:.2f} of a core",
+    ]
+    return "\n".join(lines)
+
+
+def say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
