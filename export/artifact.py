@@ -102,12 +102,14 @@ class Engine(Strict):
     """A TensorRT engine, and where it runs: on one version of its flavour, and one GPU architecture.
 
     `compute_capability` is that of the GPU, such as `9.0`; null for TensorRT-RTX's portable engines, Ampere and later.
+    `gpu` is the model whose kernels TensorRT timed; null for TensorRT-RTX, which times none when it builds.
     `parity` and `accuracy` are the engine's own, null where it was built without such a GPU, or without labelled data.
     """
 
     flavour: Runtime
     version: str
     compute_capability: str | None
+    gpu: str | None = None
     onnx_sha256: Sha256
     profile: OptimizationProfile
     optimization_level: int | None

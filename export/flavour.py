@@ -49,7 +49,7 @@ def made(kind: Any, log: Any) -> Any:
 
 
 def messages(module: Any) -> Any:
-    """A logger for TensorRT that keeps its warnings and errors in a list, `found`, and prints nothing."""
+    """A logger for TensorRT that keeps its errors in a list, `found`, and prints nothing; its warnings are many."""
 
     class Messages(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

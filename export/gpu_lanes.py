@@ -28,7 +28,7 @@ from export.engine_cache import EngineCache
 from export.engine_session import EngineSession
 from export.flavour import ONNXRUNTIME_FOR_CPUS, load, no_kernels
 from export.graph_session import CUDA_PROVIDER, on_cuda, providers
-from export.to_engine import profile_for, to_engine
+from export.to_engine import profile_for, target, to_engine
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
 from models.spec import Preprocessing
 
@@ -104,8 +104,8 @@ class Bench:
 
     def engine(self, stack: ExitStack, flavour: Runtime, graph: Path) -> Lane:
         """What the service runs: the CUDA graph of a bucket."""
-        capability = self.cuda.compute_capability
-        content, engine = to_engine(graph, flavour, profile_for(self.largest_batch), capability, self.cache)
+        here = target(flavour, self.cuda.compute_capability, self.cuda)
+        content, engine = to_engine(graph, flavour, profile_for(self.largest_batch), here, self.cache)
         session = stack.enter_context(
             EngineSession(
                 content,

@@ -122,7 +122,7 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
             bar.n, bar.total = step, steps
             bar.refresh()
 
-        content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, job.compute_capability, cache, show)
+        content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, job.built_for, cache, show)
     say(f"{job.variant}: engine of {len(content) / 1e6:.1f} MB after {time.perf_counter() - begun:.1f} s")
     (folder / ENGINE_FILE).write_bytes(content)
     reason = cannot_run(engine, job.cuda)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from export.artifact import ENGINE_FILE, GRAPH_FILE, Engine, Manifest, Runtime
 from export.engine_cache import EngineCache
-from export.engine_session import EngineSession, misfit
-from export.to_engine import profile_for, rebuild_with, to_engine
+from export.engine_session import EngineSession, misfit, tuned_elsewhere
+from export.to_engine import profile_for, rebuild_with, target, to_engine
 from serving.config import Engines, Settings
 from serving.runners.machine import Machine
 
@@ -52,7 +52,9 @@ def open_tensorrt(
     cuda, tensorrt = machine.gpu(), machine.tensorrt(flavour)
     cache = EngineCache(settings.engine_cache)
     engine = manifest.engine if manifest.runtime is flavour else None
-    if engine is not None and (settings.engines is Engines.AS_EXPORTED or misfit(engine, cuda, tensorrt) is None):
+    if engine is not None and (
+        settings.engines is Engines.AS_EXPORTED or not (misfit(engine, cuda, tensorrt) or tuned_elsewhere(engine, cuda))
+    ):
         path = folder / ENGINE_FILE
         content = path.read_bytes()
     else:
@@ -60,7 +62,8 @@ def open_tensorrt(
         begun = time.perf_counter()
         logger.info("%s: building an engine by %s; this can take minutes", manifest.variant, flavour)
         profile = engine.profile if engine is not None else profile_for(manifest.max_batch_size)
-        content, engine = to_engine(path, flavour, profile, cuda.compute_capability, cache)
+        here = target(flavour, cuda.compute_capability, cuda)
+        content, engine = to_engine(path, flavour, profile, here, cache)
         engine = engine.model_copy(update={"not_measured": "built when the service started"})
         logger.info("%s: engine ready after %.1f s", manifest.variant, time.perf_counter() - begun)
     session = EngineSession(

@@ -27,7 +27,7 @@ from export.artifact import (
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache, default_folder, known
 from export.flavour import load
-from export.to_engine import EngineError, target, to_engine
+from export.to_engine import EngineError, Target, target, to_engine
 from export.to_onnx import to_onnx
 from models.spec import Shortcut
 from serving.runners.machine import Machine
@@ -197,8 +197,8 @@ def test_a_flavour_that_is_not_installed_is_named_before_anything_is_built(capsy
 
 def test_tensorrt_builds_for_the_gpu_at_hand_alone() -> None:
     here = Cuda(HostCudart("9.0"))
-    assert target(Runtime.TENSORRT, None, here) == "9.0"
-    assert target(Runtime.TENSORRT_RTX, "8.9", here) == "8.9"
+    assert target(Runtime.TENSORRT, None, here) == Target("9.0", "Host GPU")
+    assert target(Runtime.TENSORRT_RTX, "8.9", here) == Target("8.9")
     with pytest.raises(EngineError, match=r"which is Host GPU, compute capability 9\.0, not for 8\.9"):
         target(Runtime.TENSORRT, "8.9", here)
     with pytest.raises(UnavailableError, match="tensorrt builds for the GPU at hand, and there is no GPU"):
@@ -208,7 +208,7 @@ def test_tensorrt_builds_for_the_gpu_at_hand_alone() -> None:
 def test_a_graph_that_tensorrt_cannot_parse_is_refused_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"x\.onnx: the parser refuses it: .*MODEL_DESERIALIZE_FAILED"):
-        to_engine(tmp_path / "x.onnx", Runtime.TENSORRT_RTX, PROFILE, None, None)
+        to_engine(tmp_path / "x.onnx", Runtime.TENSORRT_RTX, PROFILE, Target(), None)
 
 
 def test_a_graph_of_fixed_batches_is_refused(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_graph_of_fixed_batches_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
     with pytest.raises(EngineError, match=r"input images has shape \(1, 4\): the first axis alone may vary"):
-        to_engine(path, Runtime.TENSORRT_RTX, PROFILE, None, None)
+        to_engine(path, Runtime.TENSORRT_RTX, PROFILE, Target(), None)
 
 
 def test_a_cache_that_others_can_write_to_is_not_read(tmp_path: Path) -> None:
@@ -255,5 +255,20 @@ def test_an_interrupted_build_is_interrupted(tmp_path: Path) -> None:
     onnx.save(to_onnx(served("resnet8-postact", Shortcut.OPTION_A)), tmp_path / "x.onnx")
     with pytest.raises(KeyboardInterrupt):
         to_engine(
-            tmp_path / "x.onnx", Runtime.TENSORRT_RTX, PROFILE, None, None, lambda *step: press() if step[1] else None
+            tmp_path / "x.onnx",
+            Runtime.TENSORRT_RTX,
+            PROFILE,
+            Target(),
+            None,
+            lambda *step: press() if step[1] else None,
         )
+
+
+def test_kernels_that_were_timed_on_another_model_of_gpu_are_not_found_again(tmp_path: Path) -> None:
+    cache, engine = EngineCache(tmp_path), described(Runtime.TENSORRT, gpu="NVIDIA L4")
+    cache.keep(engine, b"an engine")
+    other = engine.model_copy(update={"gpu": "NVIDIA GeForce RTX 4090"})
+    assert cache.find(engine) == b"an engine"
+    assert cache.find(other) is None
+    assert cache.timing(other).name == f"tensorrt-{engine.version}-NVIDIA-GeForce-RTX-4090-8-9.timing"
+    assert cache.timing(engine) != cache.timing(other)

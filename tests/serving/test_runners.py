@@ -173,6 +173,17 @@ def test_what_is_rebuilt_is_for_the_gpu_at_hand(engine: Artifact, settings: Sett
         assert answers_like_the_graph(runner, engine)
 
 
+def test_rebuilding_replaces_an_engine_of_another_model_of_gpu(engine: Artifact, settings: Settings) -> None:
+    assert engine.manifest.engine is not None
+    other = engine.manifest.engine.model_copy(update={"gpu": "NVIDIA L4"})
+    manifest = engine.manifest.model_copy(update={"engine": other})
+    with open_runner(engine.folder, manifest, settings, with_gpu(engine)) as runner:
+        assert runner.engine == other
+    with open_runner(engine.folder, manifest, asking(settings, engines=Engines.REBUILD), with_gpu(engine)) as runner:
+        assert runner.engine is not None
+        assert runner.engine.gpu is None
+
+
 def test_a_fitting_engine_is_not_rebuilt(engine: Artifact, settings: Settings) -> None:
     with open_runner(
         engine.folder, engine.manifest, asking(settings, engines=Engines.REBUILD), with_gpu(engine)
