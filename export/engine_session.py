@@ -167,7 +167,8 @@ class EngineSession(AbstractContextManager["EngineSession"]):
         return logits
 
     def close(self) -> None:
-        self.stack.close()
+        with suppress(DeviceError):  # a GPU that has failed takes nothing back
+            self.stack.close()
         self.graphs, self.contexts = {}, []
         self.config = self.cache = self.engine = self.runtime = None
 

@@ -55,8 +55,7 @@ class InferenceProtocol:
         if path == "/v2/health/live":
             return answer({"live": True})
         if path == "/v2/health/ready":
-            ready = self.opened.classifier is not None
-            return answer({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.BAD_REQUEST)
+            return readiness({}, self.opened.classifier is not None and self.opened.classifier.fault is None)
         if path == "/v2/models/stats":
             served = self.opened.ready().served
             return answer({"model_stats": [self.statistics(each) for each in served.values()]})
@@ -79,6 +78,8 @@ class InferenceProtocol:
             return await self.infer(request, served, classifier)
         if match["what"] == "stats":
             return answer({"model_stats": [self.statistics(served)]})
+        if match["what"] == "ready":
+            return readiness({"name": served.manifest.variant}, served.runner.fault is None)
         return answer(DESCRIPTIONS[match["what"]](served))
 
     async def infer(self, request: Request, served: Served, classifier: Classifier) -> Response:
@@ -136,9 +137,9 @@ def compute(content: bytes, length: str | None, served: Served, arrived: int) ->
     return Computed(body, headers, len(logits), durations)
 
 
-def readiness(served: Served) -> dict[str, Any]:
-    """What is served has answered a warm-up."""
-    return {"name": served.manifest.variant, "ready": True}
+def readiness(subject: dict[str, Any], is_ready: bool) -> Response:
+    """What is served has answered a warm-up; a device may have failed since."""
+    return answer(subject | {"ready": is_ready}, HTTPStatus.OK if is_ready else HTTPStatus.BAD_REQUEST)
 
 
 def metadata(served: Served) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def configuration(served: Served) -> dict[str, Any]:
     }
 
 
-DESCRIPTIONS = {None: metadata, "ready": readiness, "config": configuration}
+DESCRIPTIONS = {None: metadata, "config": configuration}
 
 
 def platform(served: Served) -> str:

@@ -93,7 +93,7 @@ class Preflight:
             classifier.close()
 
     async def __is_ready__(self) -> bool:
-        return opened.classifier is not None
+        return opened.classifier is not None and opened.classifier.fault is None
 
 
 Preflight.add_asgi_middleware(HttpApi, opened=opened)  # type: ignore[attr-defined]  # the decorator made it a Service

@@ -51,7 +51,9 @@ class Stream:
 
 
 class HostCudart:
-    """The module `cuda.bindings.runtime`, as far as ours calls it."""
+    """The module `cuda.bindings.runtime`, as far as ours calls it. Once it `is_dead`, every call says so."""
+
+    is_dead = False
 
     def __init__(self, compute_capability: str = "8.9", devices: int = 1) -> None:
         major, minor = map(int, compute_capability.split("."))
@@ -63,6 +65,11 @@ class HostCudart:
         self.objects = 0
         self.threads: set[int] = set()
         self.launches = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in vars(HostCudart) and name.startswith("cuda") and name != "cudaGetErrorString" and self.is_dead:
+            return lambda *_: (cudart.cudaError_t.cudaErrorLaunchFailure, None)
+        return super().__getattribute__(name)
 
     def __getattr__(self, name: str) -> Any:
         """Enumerations and constants are the real ones."""
@@ -122,6 +129,11 @@ class HostCudart:
         for pointer, known in zip((target, source), kinds, strict=True):
             assert size <= len(known[pointer])
         stream.add(lambda: ctypes.memmove(target, source, size) and None)
+        return (OK,)
+
+    def cudaDeviceSynchronize(self) -> Any:
+        for stream in self.streams.values():
+            self.cudaStreamSynchronize(stream)
         return (OK,)
 
     def cudaStreamSynchronize(self, stream: Stream) -> Any:

@@ -101,8 +101,14 @@ def refuse_stranger(
 
 
 def open_runner(folder: Path, manifest: Manifest, settings: Settings, machine: Machine) -> Runner:
-    """Open an artifact with the runtime that `choose` finds; a runtime is imported when it is chosen."""
-    runtime = choose(folder, manifest, settings, machine).runtime
+    """Open an artifact with the runtime that `choose` finds."""
+    return open_with(choose(folder, manifest, settings, machine).runtime, folder, manifest, settings, machine)
+
+
+def open_with(
+    runtime: ServingRuntime, folder: Path, manifest: Manifest, settings: Settings, machine: Machine
+) -> Runner:
+    """Open an artifact with what was chosen; a runtime is imported when it is."""
     if runtime in FLAVOURS:
         from serving.runners.tensorrt_runner import open_tensorrt  # noqa: PLC0415
 
@@ -112,5 +118,5 @@ def open_runner(folder: Path, manifest: Manifest, settings: Settings, machine: M
 
     graph = folder / GRAPH_FILE
     if runtime is ServingRuntime.ONNXRUNTIME_CUDA:
-        return OnnxRuntimeRunner(on_cuda(graph, manifest.precision), manifest, f"cuda:0, {machine.gpu()}")
-    return OnnxRuntimeRunner(on_cpu(graph, settings.intra_op_threads), manifest, "cpu")
+        return OnnxRuntimeRunner(on_cuda(graph, manifest.precision), manifest, machine.gpu())
+    return OnnxRuntimeRunner(on_cpu(graph, settings.intra_op_threads), manifest)

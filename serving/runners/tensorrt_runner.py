@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact import ENGINE_FILE, GRAPH_FILE, Engine, Manifest, Runtime
+from export.cuda import DeviceError
 from export.engine_cache import EngineCache
 from export.engine_session import EngineSession, misfit, tuned_elsewhere
 from export.to_engine import profile_for, rebuild_with, target, to_engine
@@ -29,12 +30,17 @@ class TensorRtRunner:
         self.session = session
         self.engine = engine
         self.lock = Lock()
+        self.fault: str | None = None
         self.runtime = f"{engine.flavour} {engine.version}"
         self.device = f"cuda:0, {session.cuda}"
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with self.lock:
-            return self.session.run(images)
+            try:
+                return self.session.run(images)
+            except DeviceError as error:
+                self.fault = str(error)
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -197,6 +197,7 @@ def test_the_real_cuda_runtime_takes_the_arguments_that_we_give() -> None:
     calls: dict[str, tuple[Any, ...]] = {
         "cudaGetDeviceProperties": (0,),
         "cudaSetDevice": (0,),
+        "cudaDeviceSynchronize": (),
         "cudaMalloc": (16,),
         "cudaFree": (pointer,),
         "cudaHostAlloc": (16, cudart.cudaHostAllocDefault),

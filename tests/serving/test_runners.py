@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import bentoml
 import numpy as np
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from export.__main__ import main
 from export.artifact import GRAPH_FILE, ArtifactError, Manifest, Precision, read_manifest
-from export.cuda import UnavailableError
+from export.cuda import DeviceError, UnavailableError
 from export.graph_session import on_cuda
 from export.verify import open_graph
 from loadtests.local_service import ServiceError, local_service
 from serving.classifier import Classifier
 from serving.config import Engines, ServingRuntime, Settings
+from serving.http_api import HttpApi
+from serving.opened import Opened
 from serving.runners.base import Runner
 from serving.runners.choice import choose, open_runner
 from serving.runners.machine import Machine
+from serving.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tests.conftest import ROOT
 from tests.host_gpu import VERSION, HostCudart, HostMachine, HostTensorRt
 from tests.serving.test_http_api import encoded
@@ -220,8 +229,75 @@ def test_a_photograph_is_answered_and_variants_says_what_really_runs(engine: Art
         assert variant.device == "cuda:0, Host GPU, compute capability 8.9"
         assert variant.precision == "fp32"
         assert variant.engine == engine.manifest.engine
+        assert list(variant.passed_over) == ["tensorrt"]
+        assert variant.passed_over["tensorrt"].startswith("the artifact has no engine of it")
     finally:
         classifier.close()
+
+
+@pytest.mark.no_gpu
+def test_an_engine_that_was_never_run_is_served_with_a_warning(
+    engine: Artifact, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    Classifier((engine.tag,), settings, with_gpu(engine)).close()
+    (warning,) = [text for text in caplog.messages if "never compared" in text]
+    assert f"{engine.tag}: the engine was never compared with its network: built where there is no usable" in warning
+
+
+@pytest.fixture(scope="module")
+def service() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BentoML's, of pydantic
+        from serving import service
+    return service
+
+
+def test_a_gpu_that_dies_ends_readiness(
+    engine: Artifact, settings: Settings, service: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = with_gpu(engine)
+    classifier = Classifier((engine.tag,), settings, machine)
+    api = TestClient(HttpApi(PlainTextResponse(""), Opened(classifier)))
+    monkeypatch.setattr(service.opened, "classifier", classifier)
+
+    def readiness() -> set[int]:
+        ours = asyncio.run(service.Preflight.inner.__is_ready__(service.Preflight))
+        paths = ("/v2/health/ready", "/v2/models/resnet14-preact/ready")
+        return {200 if ours else 503, *(api.get(path).status_code for path in paths)}
+
+    assert readiness() == {200}
+    machine.module.engine.cudart.is_dead = True
+    assert readiness() == {200}  # nobody has asked it yet
+    with pytest.raises(DeviceError, match="cudaErrorLaunchFailure"):
+        classifier.classify(encoded(), classifier.choose(None), 3, 0.0)
+    assert str(classifier.fault).startswith("resnet14-preact: cuda")
+    assert readiness() == {503, 400}
+    assert api.get("/v2/models/resnet14-preact/ready").json() == {"name": "resnet14-preact", "ready": False}
+    classifier.close()
+
+
+class Failing:
+    """A session that fails as ONNX Runtime does."""
+
+    def run(self, *_: object) -> None:
+        raise Fail("CUDA failure 700: an illegal memory access")
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_what_fails_in_onnxruntime_is_one_of_our_errors_and_a_fault_only_where_the_gpu_is_lost(
+    is_dead: bool, plain: Artifact, service: ModuleType
+) -> None:
+    machine = with_gpu(plain)
+    runner = OnnxRuntimeRunner(Failing(), plain.manifest, machine.gpu())
+    machine.module.engine.cudart.is_dead = is_dead
+    with pytest.raises(DeviceError, match=r"^onnxruntime .* fails on cuda:0, Host GPU.*: CUDA failure 700"):
+        runner.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    assert (runner.fault is not None) is is_dead
+    on_cpu = OnnxRuntimeRunner(Failing(), plain.manifest)
+    with pytest.raises(DeviceError, match="fails on cpu: "):
+        on_cpu.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    assert on_cpu.fault is None
+    assert issubclass(DeviceError, service.CANNOT_RUN)  # at warm-up: one line, and not ready
 
 
 def test_a_classifier_that_cannot_open_everything_keeps_nothing_open(
