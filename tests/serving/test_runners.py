@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from starlette.testclient import TestClient
 from export.__main__ import main
 from export.artifact import GRAPH_FILE, ArtifactError, Manifest, Precision, read_manifest
 from export.cuda import DeviceError, UnavailableError
-from export.graph_session import on_cuda
+from export.graph_session import missing_library, on_cuda
 from export.verify import open_graph
 from loadtests.local_service import ServiceError, local_service
 from serving.classifier import Classifier
@@ -114,6 +117,28 @@ def test_onnxruntime_that_finds_no_cuda_raises_instead_of_using_the_cpu(plain: A
     """The real ONNX Runtime of this machine: by itself it would log a line and answer from the CPU."""
     with pytest.raises(
         UnavailableError, match=r"model\.onnx: ONNX Runtime (does not run it on CUDA alone|would run it)"
+    ):
+        on_cuda(plain.folder / GRAPH_FILE, Precision.FP32)
+
+
+def test_a_cuda_library_that_is_missing_is_named(
+    tmp_path: Path, plain: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that is linked to a library which is not there, as where CUDA's were not installed."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, on Linux")
+    (tmp_path / "capi").mkdir()
+    link = [compiler, "-shared", "-Wl,--no-as-needed", "-o"]
+    provider = tmp_path / "capi" / "libonnxruntime_providers_cuda.so"
+    for library in (tmp_path / "libcublasLt.so.13", tmp_path / "capi" / "libonnxruntime_providers_shared.so"):
+        subprocess.run([*link, library, f"-Wl,-soname,{library.name}", "-x", "c", "/dev/null"], check=True)
+    subprocess.run([*link, provider, tmp_path / "libcublasLt.so.13", "-x", "c", "/dev/null"], check=True)
+    (tmp_path / "libcublasLt.so.13").unlink()
+    assert missing_library(tmp_path / "capi") == "libcublasLt.so.13"
+    monkeypatch.setattr("export.graph_session.onnxruntime.__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(
+        UnavailableError, match=r"there is no libcublasLt\.so\.13: pip install 'onnxruntime-gpu\[cuda,cudnn\]'"
     ):
         on_cuda(plain.folder / GRAPH_FILE, Precision.FP32)
 
