@@ -8,7 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from export.artifact import ArtifactError, Precision, Runtime
+from export.artifact import MAX_BATCH_SIZE, ArtifactError, Precision, Runtime
 from export.bench import main as bench
 from export.cuda import DeviceError, UnavailableError
 from export.engine_cache import default_folder
@@ -72,8 +72,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--images", type=Path, help="folder of photographs for parity without data (default: scikit-image's own)"
     )
-    top.add_argument("--max-batch-size", type=positive, default=64, help="the largest batch to serve (default: 64)")
-
+    top.add_argument(
+        "--max-batch-size", type=positive, default=MAX_BATCH_SIZE,
+        help="the largest batch to serve (default: %(default)s)",
+    )  # fmt: skip
     top.add_argument(
         "--no-fold", dest="fold", action="store_false", help="leave BatchNormalization on residual streams as it is"
     )

@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from export.artifact import ArtifactError, Engine, Runtime
 from export.cuda import Cuda, DeviceError
 from export.engine_cache import known, remember
-from export.flavour import made, messages
+from export.flavour import made, messages, runs_portable
 
 logger = logging.getLogger(__name__)
-
-PORTABLE_SINCE = (8, 0)  # TensorRT-RTX's engines without a compute capability: Ampere and later
 
 
 class EngineSession(AbstractContextManager["EngineSession"]):
@@ -192,8 +190,8 @@ def misfit(engine: Engine, cuda: Cuda, tensorrt: Any) -> str | None:
         return f"was built by {engine.flavour} {engine.version}, here is {tensorrt.__version__}"
     built_for = engine.compute_capability
     if built_for is None:
-        portable = tuple(map(int, cuda.compute_capability.split("."))) >= PORTABLE_SINCE
-        return None if portable else f"was built for compute capability 8.0 and later, here is {cuda}"
+        fits = runs_portable(cuda.compute_capability)
+        return None if fits else f"was built for compute capability 8.0 and later, here is {cuda}"
     same = built_for == cuda.compute_capability
     return None if same else f"was built for compute capability {built_for}, here is {cuda}"
 

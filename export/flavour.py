@@ -11,6 +11,7 @@ from export.cuda import UnavailableError
 
 Watch = Callable[[str, int, int], None]
 OLDEST = {Runtime.TENSORRT: (10, 16), Runtime.TENSORRT_RTX: (1, 2)}  # stream capture needs that of TensorRT-RTX
+PORTABLE_SINCE = (8, 0)  # TensorRT-RTX's engines without a compute capability: Ampere and later
 RTX_GPUS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # the compute capabilities that TensorRT-RTX 1.7 knows
 ONNXRUNTIME_FOR_CPUS = "the installed onnxruntime is for CPUs (pip uninstall onnxruntime; pip install onnxruntime-gpu)"
 INSTALL = {Runtime.TENSORRT: "pip install tensorrt", Runtime.TENSORRT_RTX: "pip install tensorrt-rtx"}
@@ -38,6 +39,11 @@ def no_kernels(flavour: Runtime, compute_capability: str) -> str | None:
     if flavour is Runtime.TENSORRT_RTX and compute_capability not in RTX_GPUS:
         return f"tensorrt_rtx runs on compute capability {', '.join(RTX_GPUS)}, here is {compute_capability}"
     return None
+
+
+def runs_portable(compute_capability: str) -> bool:
+    """Whether a GPU runs TensorRT-RTX's engines that were built for none in particular."""
+    return tuple(map(int, compute_capability.split("."))) >= PORTABLE_SINCE
 
 
 def made(kind: Any, log: Any) -> Any:

@@ -52,6 +52,7 @@ class Job:
     images_are: str
     cuda: Cuda | UnavailableError
     built_for: Target  # where there are engines
+    given: tuple[str, ...]  # the manifest's
 
     @property
     def variant(self) -> str:
@@ -78,7 +79,21 @@ def open_job(choice: ModelChoice, settings: ExportSettings) -> Job:
     if split is not None and source.checkpoint is not None:
         source = named_by(source, split)
     images, images_are = parity_images(split, settings.images, preprocessing)
-    return Job(source, split, settings, images, images_are, cuda, built_for)
+    return Job(source, split, settings, images, images_are, cuda, built_for, given(choice, settings))
+
+
+def given(choice: ModelChoice, settings: ExportSettings) -> tuple[str, ...]:
+    """The options that a manifest does not tell otherwise; files and folders are left at home."""
+    files = dict.fromkeys(("checkpoint", "labels"), "FILE")
+    folders = dict.fromkeys(("data", "images", "calibration"), "FOLDER")
+    found = choice.model_dump(exclude={"variant"}, exclude_none=True)
+    found |= {name: getattr(settings, name) for name in (*folders, "most_points_lost")}
+    words: list[str] = []
+    for name, value in found.items():
+        if value is not None:
+            said = (files | folders).get(name, value)
+            words += [f"--{name.replace('_', '-')}", *map(str, said if isinstance(said, tuple) else (said,))]
+    return tuple(words)
 
 
 def parity_images(split: Split | None, photographs: Path | None, preprocessing: Preprocessing) -> tuple[Pixels, str]:

@@ -67,7 +67,7 @@ def make(job: Job, converted: onnx.ModelProto, precision: Precision, scratch: Pa
     say(f"{job.variant}: verifying against torch")
     parity, accuracy = verified(job, open_graph(folder / GRAPH_FILE), precision, fp32_accuracy)
     measured = Measured(folding, quantization, fp32_accuracy, parity, accuracy)
-    manifest = describe(job.source, folder, precision, job.settings.max_batch_size, measured)
+    manifest = describe(job.source, folder, precision, job.settings.max_batch_size, measured, job.given)
     if job.settings.runtime is not Runtime.ONNXRUNTIME:
         manifest = add_engine(job, folder, manifest)
     write_manifest(folder, manifest)
@@ -144,4 +144,6 @@ def cannot_run(engine: Engine, cuda: Cuda | UnavailableError) -> str | None:
 
 def open_engine(content: bytes, engine: Engine, cuda: Cuda, manifest: Manifest) -> EngineSession:
     source = f"the engine of {manifest.variant}"
-    return EngineSession(content, engine, cuda, load(engine.flavour), source=source, rebuild=rebuild_with(manifest))
+    return EngineSession(
+        content, engine, cuda, load(engine.flavour), source=source, rebuild=rebuild_with(manifest, cuda)
+    )

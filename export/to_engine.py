@@ -14,7 +14,7 @@ from typing import Any
 from export.artifact import Engine, Manifest, OptimizationProfile, Runtime, command_of, file_sha256
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache, known, remember
-from export.flavour import RTX_GPUS, Watch, load, made, messages, monitor
+from export.flavour import RTX_GPUS, Watch, load, made, messages, monitor, runs_portable
 
 OPTIMUM = 8  # the batch that kernels are chosen for
 OPTIMIZATION_LEVEL = 3  # TensorRT's default: kernels are timed, and compiled where none fits
@@ -37,8 +37,11 @@ def profile_for(max_batch_size: int) -> OptimizationProfile:
     return OptimizationProfile(minimum=1, optimum=min(OPTIMUM, max_batch_size), maximum=max_batch_size)
 
 
-def rebuild_with(manifest: Manifest) -> str:
-    """What to do about an engine that does not fit."""
+def rebuild_with(manifest: Manifest, cuda: Cuda) -> str:
+    """What to do about an engine that does not fit the GPU here."""
+    engine, here = manifest.engine, cuda.compute_capability
+    if engine is not None and not (engine.compute_capability is None and runs_portable(here)):
+        manifest = manifest.model_copy(update={"engine": engine.model_copy(update={"compute_capability": here})})
     return f"rebuild it: {command_of(manifest)}, or serve with SERVING_ENGINES=rebuild"
 
 

@@ -73,7 +73,7 @@ def open_tensorrt(
         engine = engine.model_copy(update={"not_measured": "built when the service started"})
         logger.info("%s: engine ready after %.1f s", manifest.variant, time.perf_counter() - begun)
     session = EngineSession(
-        content, engine, cuda, tensorrt, source=str(path), rebuild=rebuild_with(manifest),
+        content, engine, cuda, tensorrt, source=str(path), rebuild=rebuild_with(manifest, cuda),
         kernels=cache.kernels(content, cuda.compute_capability),
     )  # fmt: skip
     return TensorRtRunner(session, engine)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from export import verify
 from export.__main__ import main
-from export.artifact import ArtifactError, Manifest, Precision, manifest_bytes, read_manifest
+from export.artifact import ArtifactError, Manifest, Precision, command_of, manifest_bytes, read_manifest
 from models.resnet import build
 from models.spec import spec_for
 from models.weights import Description, write_checkpoint
@@ -52,6 +52,23 @@ def test_an_untrained_artifact_says_so_and_says_what_was_not_measured(artifact: 
     assert manifest.parity is not None
     assert "photographs and tiles" in manifest.parity.images
     assert version.startswith("onnxruntime-fp32-")
+
+
+def test_the_command_of_an_artifact_makes_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = spec_for("resnet8-postact")
+    path = tmp_path / "weights.safetensors"
+    write_checkpoint(path, build(spec, seed=0), Description(spec, tuple("abcdefghij"), {}))
+    rtx = ["--runtime", "tensorrt_rtx", "--engine-cache", str(tmp_path / "engines"), "--compute-capability", "8.9"]
+    for arguments in (
+        ["resnet8-postact", "--checkpoint", str(path), "--max-batch-size", "3", "--no-fold", "--precision", "fp16"],
+        ["resnet8-preact", "--untrained", "--mean", "0.5", "0.25", "0.1", "--shortcut", "projection", *rtx],
+    ):
+        version, folder = exported(arguments, capsys)
+        words = command_of(read_manifest(folder, version)).split()
+        assert words[:3] == ["python", "-m", "export"]
+        assert str(tmp_path) not in " ".join(words)
+        again, _ = exported([str(path) if word == "FILE" else word for word in [*words[3:], *rtx[2:4]]], capsys)
+        assert again == version
 
 
 def test_exporting_again_gives_the_same_version(artifact: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ def test_a_truncated_engine_is_refused(artifact: tuple[str, Path]) -> None:
     version, folder = artifact
     path = folder / ENGINE_FILE
     path.write_bytes(path.read_bytes()[:-100])
-    command = "python -m export resnet8-preact --runtime tensorrt_rtx --untrained"
+    command = "python -m export resnet8-preact --untrained --runtime tensorrt_rtx"
     with pytest.raises(
         ArtifactError, match=rf"model\.engine: sha256 is .*, the manifest says .*export again: {command}"
     ):

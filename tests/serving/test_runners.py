@@ -159,7 +159,7 @@ def test_an_engine_of_another_gpu_stops_auto_as_well(engine: Artifact, settings:
         "model.engine: was built for compute capability 8.0 and later, here is Host GPU, compute capability 7.5"
         in message
     )
-    command = "rebuild it: python -m export resnet14-preact --runtime tensorrt_rtx --untrained"
+    command = "rebuild it: python -m export resnet14-preact --untrained --runtime tensorrt_rtx --compute-capability 7.5"
     assert f"{command}, or serve with SERVING_ENGINES=rebuild" in message
 
 
