@@ -38,7 +38,11 @@ class EngineCache:
         if not is_own(self.folder):
             return None
         for path in self.folder.glob(f"{key_of(engine)}-*.engine"):
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                logger.warning("%s is not used (%s); what it holds is built again", path, error)
+                continue
             if hashlib.sha256(content).hexdigest() == path.stem.rpartition("-")[2]:
                 return content
         return None

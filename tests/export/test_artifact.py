@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -157,6 +158,37 @@ def test_a_wrong_request_is_one_clear_line(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--runtime", "tensorrt-rtx"], "'tensorrt-rtx' is none of onnxruntime, tensorrt, tensorrt_rtx"),
+        (["--precision", "fp8"], "'fp8' is none of fp32, fp16, int8, auto"),
+        *((["--most-points-lost", each], f"{each} is no number of percentage points") for each in ("nan", "inf", "-1")),
+    ],
+)
+def test_a_wrong_option_is_told_what_would_be_right(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["resnet8-preact", "--untrained", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_without_labelled_data_the_gate_that_is_open_is_named(
+    tmp_path: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_for("resnet8-postact")
+    path = tmp_path / "weights.safetensors"
+    write_checkpoint(path, build(spec, seed=0), Description(spec, tuple("abcdefghij"), {}))
+    shutil.copy(photographs / "chelsea.png", tmp_path)
+    arguments = ["resnet8-postact", "--precision", "fp16", "--images", str(tmp_path)]
+    sentence = "resnet8-postact: nobody measures what accuracy fp16 costs; --data FOLDER does"
+    assert main([*arguments, "--checkpoint", str(path)]) == 0
+    assert sentence in capsys.readouterr().err
+    assert main([*arguments, "--untrained"]) == 0
+    assert sentence not in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_exported_under_its_own_name_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

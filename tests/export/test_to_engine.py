@@ -231,6 +231,16 @@ def test_a_cache_that_others_can_write_to_is_not_read(tmp_path: Path) -> None:
     assert known(cache.timing(engine)) == b""
 
 
+def test_an_engine_that_cannot_be_read_is_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache, engine = EngineCache(tmp_path / "engines"), described()
+    cache.keep(engine, b"an engine")
+    (kept,) = cache.folder.iterdir()
+    kept.unlink()
+    kept.mkdir()  # whoever is root reads any file
+    assert cache.find(engine) is None
+    assert f"{kept} is not used" in caplog.text
+
+
 def test_a_damaged_engine_is_not_found(tmp_path: Path) -> None:
     cache, engine = EngineCache(tmp_path / "engines"), described()
     cache.keep(engine, b"an engine")
