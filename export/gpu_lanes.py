@@ -1,6 +1,8 @@
 """What runs a network on a GPU: engines, ONNX Runtime, torch. Each lane takes page-locked pixels to page-locked logits.
 
-Upload, inference and download go onto one stream and are timed there, by CUDA's events; nothing on the host is.
+Upload, inference and download go onto one stream and are timed there, by CUDA's events. Engines and max-autotune are
+CUDA graphs, whose times have none of the host's in them. torch's eager mode and ONNX Runtime launch kernel by kernel:
+where the GPU waits for the next (small networks, small batches), their times are the host's.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class GpuRuntime(StrEnum):
 
 FLAVOURS = {GpuRuntime.TENSORRT: Runtime.TENSORRT, GpuRuntime.TENSORRT_RTX: Runtime.TENSORRT_RTX}
 OF_TORCH = {GpuRuntime.TORCH, GpuRuntime.COMPILED}
+LAUNCHED_BY_HOST = {GpuRuntime.TORCH, GpuRuntime.ONNXRUNTIME}
 
 
 def precisions(runtime: GpuRuntime) -> tuple[Precision, ...]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from tqdm import tqdm
 
 from export.artifact import (
     ENGINE_FILE,
@@ -31,6 +30,7 @@ from export.engine_session import EngineSession, misfit
 from export.flavour import load, no_kernels
 from export.folding.fold import fold
 from export.job import Job, say
+from export.progress import progress
 from export.quantize import MadeFor, quantize
 from export.to_engine import profile_for, rebuild_with, to_engine
 from export.to_fp16 import to_fp16
@@ -117,12 +117,12 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
     cache = EngineCache(settings.engine_cache)
     profile = profile_for(settings.max_batch_size)
     begun = time.perf_counter()
-    with tqdm(desc="engine", unit="step", leave=False) as bar:
+    with progress(None, "engine", "step") as bar:
 
         def show(phase: str, step: int, steps: int) -> None:
             bar.set_description(phase, refresh=False)
-            bar.n, bar.total = step, steps
-            bar.refresh()
+            bar.total = steps
+            bar.update(step - bar.n)
 
         content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, job.built_for, cache, show)
     say(f"{job.variant}: engine of {len(content) / 1e6:.1f} MB after {time.perf_counter() - begun:.1f} s")
