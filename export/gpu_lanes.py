@@ -35,6 +35,7 @@ from export.to_onnx import INPUT, OUTPUT, ServedGraph
 from models.spec import Preprocessing
 
 Pixels = NDArray[np.uint8]
+DEVICE = "cuda"  # torch's
 
 
 class GpuRuntime(StrEnum):
@@ -158,7 +159,7 @@ class Bench:
     def torch_lane(self, runtime: GpuRuntime, graph: ServedGraph, precision: Precision) -> Iterator[Lane]:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is not Precision.FP32
         torch.backends.cudnn.benchmark = True
-        network = lowered(graph, precision, fold=runtime is GpuRuntime.COMPILED).to("cuda")
+        network = lowered(graph, precision, fold=runtime is GpuRuntime.COMPILED).to(DEVICE)
         run = torch.compile(network, mode="max-autotune") if runtime is GpuRuntime.COMPILED else network
         crop = graph.preprocessing.crop
         pixels = torch.empty((self.batch, crop, crop, 3), dtype=torch.uint8, pin_memory=True)
@@ -167,7 +168,7 @@ class Bench:
 
         def launch() -> None:
             with torch.inference_mode(), torch.cuda.stream(stream):
-                logits.copy_(run(pixels.to("cuda", non_blocking=True)), non_blocking=True)
+                logits.copy_(run(pixels.to(DEVICE, non_blocking=True)), non_blocking=True)
 
         def fill(images: Pixels) -> None:
             pixels.copy_(torch.from_numpy(images))
