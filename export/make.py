@@ -60,7 +60,7 @@ def make(job: Job, converted: onnx.ModelProto, precision: Precision, scratch: Pa
     model, folding = folded(converted, job.variant, precision) if job.settings.fold else (converted, None)
     fp32_accuracy = None
     if precision is not Precision.FP32 and job.split is None and job.source.checkpoint is not None:
-        say(f"{job.variant}: nobody measures what accuracy {precision} costs; --data FOLDER does, and refuses too much")
+        say(f"{job.variant}: {precision} passes no gate: what accuracy it costs takes labelled data (--data FOLDER)")
     if precision is not Precision.FP32 and job.labelled is not None:
         onnx.save(model, scratch / FLOAT_FILE)
         fp32_accuracy = measure_accuracy(open_graph(scratch / FLOAT_FILE), job.labelled, job.source.labels)
@@ -146,6 +146,5 @@ def cannot_run(engine: Engine, cuda: Cuda | UnavailableError) -> str | None:
 
 def open_engine(content: bytes, engine: Engine, cuda: Cuda, manifest: Manifest) -> EngineSession:
     source = f"the engine of {manifest.variant}"
-    return EngineSession(
-        content, engine, cuda, load(engine.flavour), source=source, rebuild=rebuild_with(manifest, cuda)
-    )
+    rebuild = rebuild_with(manifest.model_copy(update={"runtime": engine.flavour, "engine": engine}), cuda)
+    return EngineSession(content, engine, cuda, load(engine.flavour), source=source, rebuild=rebuild)

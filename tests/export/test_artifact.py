@@ -184,7 +184,7 @@ def test_without_labelled_data_the_gate_that_is_open_is_named(
     write_checkpoint(path, build(spec, seed=0), Description(spec, tuple("abcdefghij"), {}))
     shutil.copy(photographs / "chelsea.png", tmp_path)
     arguments = ["resnet8-postact", "--precision", "fp16", "--images", str(tmp_path)]
-    sentence = "resnet8-postact: nobody measures what accuracy fp16 costs; --data FOLDER does"
+    sentence = "resnet8-postact: fp16 passes no gate: what accuracy it costs takes labelled data (--data FOLDER)"
     assert main([*arguments, "--checkpoint", str(path)]) == 0
     assert sentence in capsys.readouterr().err
     assert main([*arguments, "--untrained"]) == 0

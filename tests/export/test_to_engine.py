@@ -367,7 +367,10 @@ def test_timings_of_kernels_are_kept_for_the_next_build(graph: Path, tmp_path: P
 
 @pytest.fixture
 def host_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """A GPU is at hand; the graphs whose engines are built, of which the first is what every engine computes."""
+    """A GPU is at hand; the graphs whose engines are built, of which the first is what every engine computes.
+
+    An engine of none does not open.
+    """
     cudart, graphs, real = HostCudart(), [], make.to_engine
 
     def noted(graph: Path, *more: Any) -> Any:
@@ -376,7 +379,7 @@ def host_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr("export.job.cuda_or_reason", lambda: Cuda(cudart))
     monkeypatch.setattr(make, "to_engine", noted)
-    monkeypatch.setattr(make, "load", lambda _: HostTensorRt(graphs[0], cudart))
+    monkeypatch.setattr(make, "load", lambda _: HostTensorRt(graphs[0], cudart, opens=graphs[0].exists()))
     return graphs
 
 
@@ -392,3 +395,7 @@ def test_where_the_gpu_is_at_hand_the_engine_is_verified_itself(
     host_gpu[:] = [graph]  # of another network
     assert main([*arguments, "--max-batch-size", "5"]) == 2
     assert "the logits of what was exported differ from torch's" in capsys.readouterr().err
+    host_gpu[:] = [Path("none")]
+    assert main([*arguments, "--max-batch-size", "5"]) == 2
+    command = "python -m export resnet8-preact --untrained --runtime tensorrt_rtx --compute-capability 8.9"
+    assert f"rebuild it: {command} --max-batch-size 5, or serve" in capsys.readouterr().err
