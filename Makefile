@@ -2,13 +2,14 @@
 PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.11,$(if $(shell $(name) -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' 2>/dev/null && echo yes),$(name))))
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 HOST ?= 127.0.0.1
 PORT ?= 3000
 VARIANTS ?= resnet20-postact resnet20-preact
 DATA ?= ../shared/data/cifar10
 export BENTOML_DO_NOT_TRACK = True
 
-.PHONY: help demo test check fix train export serve loadtest build bench wheelhouse gpu-check lock clean
+.PHONY: help demo test check fix train export serve loadtest build bench bench-serving wheelhouse gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -61,6 +62,14 @@ build: export ## pack the service and the models that bentofile.yaml names into 
 bench: export ## measure this machine; figures go to build/bench
 	$(BIN)/python -m loadtests startup
 	$(BIN)/python -m export bench
+# Other serving frameworks pin what ours does not need: they get an environment of their own, about 310 MB.
+$(PEERS)/ready: requirements/bench-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --quiet pip==26.3
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements/bench-peers.txt
+	@touch $@
+bench-serving: $(VENV)/demo $(PEERS)/ready ## compare the service with other frameworks, a bare server and none; needs wrk
+	$(BIN)/python -m loadtests.serving_bench $(BENCH_OPTIONS)
 WHEELS ?= wheelhouse
 WHEELS_PYTHON ?= 3.12
 wheelhouse: $(VENV)/dev ## collect wheels for a GPU machine without network, Python WHEELS_PYTHON, in WHEELS
@@ -83,6 +92,7 @@ gpu-check: $(VENV)/gpu ## on a GPU machine: parity, accuracy, engines beside tor
 lock: $(VENV)/dev ## renew the pinned versions
 	$(BIN)/uv pip compile $(LOCK) --upgrade --group dev -o requirements/lock.txt
 	$(BIN)/uv pip compile $(LOCK) --group serve -c requirements/lock.txt -o requirements/serve.txt
+	$(BIN)/uv pip compile $(LOCK) --upgrade --group bench-peers -c requirements/lock.txt -o requirements/bench-peers.txt
 LOCK = --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-find-links --no-emit-index-url
 clean: ## remove what the targets made here
-	rm -rf $(VENV) build runs wheelhouse
+	rm -rf $(VENV) $(PEERS) build runs wheelhouse

@@ -11,11 +11,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 READY_WITHIN_S = 60.0
 STOPS_WITHIN_S = 15.0
@@ -49,9 +49,22 @@ def local_service(
     ready_within_s: float = READY_WITHIN_S,
 ) -> Iterator[LocalService]:
     """Serve `target`, a service's import path or a bento's tag, with `environment` added to this process's."""
+    command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port"]
+    with local_server(lambda port: [*command, str(port)], environment, folder, ready_within_s) as service:
+        yield service
+
+
+@contextmanager
+def local_server(
+    command_on: Callable[[int], list[str]],
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    ready_within_s: float = READY_WITHIN_S,
+) -> Iterator[LocalService]:
+    """Any server with a `/readyz`, by its command on a port."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
+    command = command_on(port)
     with tempfile.TemporaryFile() as log:
         begun = time.perf_counter()
         process = subprocess.Popen(
@@ -93,7 +106,7 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """Ask it to end, then make sure that no worker outlives it."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):

@@ -51,7 +51,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The median over rounds of a ratio of two lanes, with its 95 % interval by order statistics (the sign test)."""
+    """The median over rounds of what relates lanes, with its 95 % interval by order statistics (the sign test)."""
 
     median: float
     low: float
@@ -63,11 +63,16 @@ def ratio(turns: Sequence[Turn], lane: int, figure: Callable[[Turn], float]) -> 
     by_place = {(turn.round, turn.lane): figure(turn) for turn in turns}
     rounds = sorted({number for number, _ in by_place if {(number, 0), (number, lane)} <= by_place.keys()})
     ratios = np.array([by_place[number, lane] / by_place[number, 0] for number in rounds if by_place[number, 0]])
-    ratios = ratios[np.isfinite(ratios)]
-    if len(ratios) < FEWEST_ROUNDS:
+    return median_over(ratios)
+
+
+def median_over(values: NDArray[np.float64]) -> Ratio | None:
+    """One value a round; None where too few are finite."""
+    values = values[np.isfinite(values)]
+    if len(values) < FEWEST_ROUNDS:
         return None
-    interval = quantile_test(ratios, q=float(np.median(ratios)), p=0.5).confidence_interval(0.95)
-    return Ratio(float(np.median(ratios)), float(interval.low), float(interval.high))
+    interval = quantile_test(values, q=float(np.median(values)), p=0.5).confidence_interval(0.95)
+    return Ratio(float(np.median(values)), float(interval.low), float(interval.high))
 
 
 def latencies(turns: Sequence[Turn], lane: int) -> NDArray[np.float64]:

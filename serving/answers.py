@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from export.artifact import Accuracy, Engine, Parity
 from models.spec import BlockOrdering, Preprocessing
+from serving.errors import ErrorAnswer
 
 
 class Prediction(BaseModel):
@@ -17,7 +18,7 @@ class Prediction(BaseModel):
 class Timings(BaseModel):
     """Milliseconds that the request spent in each stage, after its body had arrived."""
 
-    queue: float = Field(description="waiting for a free thread")
+    queue: float = Field(description="waiting for a free thread and, where there are batches, for the runner")
     decode: float = Field(description="encoded image to pixels, resize and crop")
     infer: float = Field(description="pixels to logits")
 
@@ -30,12 +31,27 @@ class Classification(BaseModel):
     timings_ms: Timings
 
 
+class BatchItem(BaseModel):
+    """One image of a batch, in the order they were sent: a classification, or what was wrong."""
+
+    name: str = Field(description="of the file, as it was sent")
+    status: int = Field(description="what `/classify` would have answered")
+    classification: Classification | None = None
+    error: ErrorAnswer | None = None
+
+
+class BatchAnswer(BaseModel):
+    results: list[BatchItem]
+
+
 class Variant(BaseModel):
     """One served model, as far as a client or a load test needs to know it."""
 
     variant: str
     version: str
-    default: bool = Field(description="answers when no `variant` is asked for")
+    default: bool = Field(description="the first that is served")
+    split_percent: float = Field(description="of the requests that name no variant")
+    shadow_percent: float = Field(description="of those that others answer: copied to this one, for comparison")
     trained: bool
     ordering: BlockOrdering
     depth: int

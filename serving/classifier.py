@@ -1,10 +1,10 @@
-"""The opened variants, and the main step: decode, infer, answer."""
+"""The opened variants, and what a request wants of one: decoded, inferred, answered."""
 
 from __future__ import annotations
 
 import io
 import logging
-import time
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from export.artifact import Manifest, read_manifest
 from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
 from serving.answers import Classification, Prediction, Timings, Variant, Variants
-from serving.config import Settings
+from serving.batching import Batches
+from serving.config import Batching, Settings
 from serving.errors import RequestError
+from serving.routing import routing
 from serving.runners.base import Runner
 from serving.runners.choice import Choice, choose, open_with
 from serving.runners.machine import Machine
+from serving.work import Lane, Moments, OneByOne, Threads, Work
 
 logger = logging.getLogger("bentoml.serve")
 
@@ -34,6 +37,7 @@ class Served:
     manifest: Manifest
     runner: Runner
     choice: Choice
+    lane: Lane
 
 
 class Classifier:
@@ -43,11 +47,14 @@ class Classifier:
         self.settings, self.machine = settings, machine
         self.stack = ExitStack()
         self.served: dict[str, Served] = {}
+        self.threads = Threads(settings.threads, "classify")
+        self.stack.callback(self.threads.close)
         with ExitStack() as opening:
             opening.callback(self.close)
             for tag in tags:
                 served = self.open(tag)
                 self.served[served.manifest.variant] = served
+            self.routing = routing(settings, {name: served.manifest for name, served in self.served.items()})
             opening.pop_all()
 
     def open(self, tag: str) -> Served:
@@ -63,7 +70,9 @@ class Classifier:
         runner.infer(np.zeros((1, crop, crop, 3), np.uint8))
         if runner.engine is not None and runner.engine.not_measured is not None:
             logger.warning("%s: the engine was never compared with its network: %s", tag, runner.engine.not_measured)
-        return Served(version, manifest, runner, choice)
+        lane = self.lane(runner, manifest)
+        self.stack.callback(lane.close)
+        return Served(version, manifest, runner, choice, lane)
 
     @property
     def fault(self) -> str | None:
@@ -71,12 +80,20 @@ class Classifier:
         faults = ((name, served.runner.fault) for name, served in self.served.items())
         return next((f"{name}: {fault}" for name, fault in faults if fault is not None), None)
 
+    def lane(self, runner: Runner, manifest: Manifest) -> Lane:
+        on_cpu = runner.device == "cpu"
+        if self.settings.batching is Batching.OFF or (self.settings.batching is Batching.AUTO and on_cpu):
+            return OneByOne(runner, self.threads)
+        dispatchers = self.settings.threads if on_cpu else 1
+        return Batches(runner, self.threads, manifest.max_batch_size, manifest.variant, dispatchers)
+
     def close(self) -> None:
         self.stack.close()
 
-    def choose(self, variant: str | None) -> Served:
+    def choose(self, variant: str | None, client: bytes | None = None) -> Served:
+        """The variant that is asked for, or who answers this client where none is."""
         if variant is None:
-            return next(iter(self.served.values()))
+            return self.served[self.routing.choose(client)]
         if variant not in self.served:
             raise RequestError(
                 HTTPStatus.NOT_FOUND,
@@ -87,24 +104,18 @@ class Classifier:
             )
         return self.served[variant]
 
-    def classify(self, encoded: bytes, served: Served, top_k: int, arrived: float) -> Classification:
-        """An encoded image -> its `top_k` most probable classes. `arrived` is a `perf_counter` reading."""
-        begun = time.perf_counter()
-        pixels = self.decode(encoded, served.manifest)
-        decoded = time.perf_counter()
-        logits = served.runner.infer(pixels[np.newaxis])[0]
-        inferred = time.perf_counter()
-        return Classification(
-            variant=served.manifest.variant,
-            version=served.version,
-            trained=served.manifest.trained,
-            predictions=most_probable(logits, served.manifest.labels, top_k),
-            timings_ms=Timings(
-                queue=milliseconds(arrived, begun),
-                decode=milliseconds(begun, decoded),
-                infer=milliseconds(decoded, inferred),
-            ),
-        )
+    def classification(
+        self, encoded: bytes, served: Served, top_k: int, moments: Moments, deadline: float = math.inf
+    ) -> Work[Classification]:
+        """An encoded image -> its `top_k` most probable classes."""
+
+        def read() -> NDArray[np.uint8]:
+            return self.decode(encoded, served.manifest)[np.newaxis]
+
+        def write(logits: NDArray[np.float32], moments: Moments) -> Classification:
+            return classified(served, logits[0], top_k, moments)
+
+        return Work(read, write, moments, deadline)
 
     def decode(self, encoded: bytes, manifest: Manifest) -> NDArray[np.uint8]:
         try:
@@ -123,6 +134,11 @@ class Classifier:
                 accepted=list(FORMATS),
             ) from None
 
+    @property
+    def queue_depth(self) -> int:
+        """Requests that wait for a thread or for a runner."""
+        return self.threads.waiting() + sum(served.lane.waiting() for served in self.served.values())
+
     def variants(self) -> Variants:
         return Variants(variants=[self.describe(served) for served in self.served.values()])
 
@@ -131,7 +147,9 @@ class Classifier:
         return Variant(
             variant=manifest.variant,
             version=served.version,
-            default=served is self.choose(None),
+            default=manifest.variant == next(iter(self.served)),
+            split_percent=self.routing.split[manifest.variant],
+            shadow_percent=self.routing.shadow.get(manifest.variant, 0.0),
             trained=manifest.trained,
             ordering=manifest.spec.ordering,
             depth=manifest.spec.depth,
@@ -152,16 +170,27 @@ class Classifier:
         )
 
 
+def classified(served: Served, logits: NDArray[np.float32], top_k: int, moments: Moments) -> Classification:
+    """Its parts are ours, so that none of it needs to be validated."""
+    return Classification.model_construct(
+        variant=served.manifest.variant,
+        version=served.version,
+        trained=served.manifest.trained,
+        predictions=most_probable(logits, served.manifest.labels, top_k),
+        timings_ms=Timings.model_construct(
+            queue=round(moments.queue_s * 1e3, 3),
+            decode=round(moments.decode_s * 1e3, 3),
+            infer=round(moments.infer_s * 1e3, 3),
+        ),
+    )
+
+
 def most_probable(logits: NDArray[np.float32], labels: tuple[str, ...], top_k: int) -> list[Prediction]:
     """Softmax in float64; equal logits keep the order of their indices."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = exponentials / exponentials.sum()
     best = np.argsort(-logits, kind="stable")[:top_k]
     return [
-        Prediction(label=labels[index], index=int(index), probability=round(float(probabilities[index]), 6))
-        for index in best
+        Prediction.model_construct(label=labels[index], index=index, probability=round(float(probabilities[index]), 6))
+        for index in best.tolist()
     ]
-
-
-def milliseconds(start: float, end: float) -> float:
-    return round((end - start) * 1e3, 3)

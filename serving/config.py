@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer  # aliases have no public reader in 1.4
 from bentoml.exceptions import BentoMLException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from export.engine_cache import default_folder
+from serving.cores import default_threads, default_workers
 
 PREFIX = "SERVING_"
 MOST_THREADS = 256  # a slip of the keyboard here would take all memory
@@ -36,8 +37,44 @@ class Engines(StrEnum):
     REBUILD = "rebuild"
 
 
+class Batching(StrEnum):
+    """Whether requests that wait go to the runner together."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class LogFormat(StrEnum):
+    """Lines for people, or JSON for machines."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class AccessLog(StrEnum):
+    """Whether every request gets a line."""
+
+    ON = "on"
+    OFF = "off"
+
+
 class ConfigError(ValueError):
     """A setting, or a model that it names, cannot be used."""
+
+
+def weights(text: object) -> object:
+    """`a=90 b=10` -> {"a": 90, "b": 10}."""
+    if not isinstance(text, str):
+        return text
+    pairs = [pair.partition("=") for pair in text.replace(",", " ").split()]
+    names = [name for name, _, _ in pairs]
+    if not all(name and separator and weight for name, separator, weight in pairs) or len(set(names)) < len(names):
+        raise ValueError(f"found {text!r}, expected `VARIANT=NUMBER VARIANT=NUMBER`, each variant once")
+    return {name: weight for name, _, weight in pairs}
+
+
+Weights = Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]], BeforeValidator(weights)]
 
 
 class Settings(BaseModel):
@@ -61,15 +98,28 @@ class Settings(BaseModel):
         28_000, ge=1, le=29_000, description="longest that a request may take; X-Request-Timeout-Ms asks for less"
     )
     max_in_flight: int = Field(64, ge=1, description="requests a worker holds at once; more are answered 429")
+    max_images: int = Field(64, ge=1, le=1024, description="images of one /classify/batch request")
+    max_batch_bytes: int = Field(64 << 20, ge=1, description="their bytes together")
+    max_header_bytes: int = Field(16 << 10, ge=256, le=1 << 20, description="names and values of a request's headers")
+    max_receive_ms: int = Field(
+        10_000, ge=1, description="longest that a request's headers, and then its body, may take to arrive"
+    )
+    drain_ms: int = Field(
+        1_000, ge=0, le=600_000, description="from SIGTERM, when it is not ready any more, to when it stops listening"
+    )
+    access_log: AccessLog = Field(AccessLog.OFF, description="on: a line for every request")
+    log_format: LogFormat = Field(LogFormat.TEXT, description="json: one object a line")
+    workers: int = Field(default_factory=default_workers, ge=1, le=MOST_THREADS, description="processes")
     threads: int = Field(
-        default_factory=lambda: (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        ),
+        default_factory=lambda earlier: default_threads(earlier["workers"]),
         ge=1,
         le=MOST_THREADS,
-        description="images decoded and inferred side by side",
+        description="images that a worker decodes and infers side by side",
     )
     intra_op_threads: int = Field(1, ge=1, le=MOST_THREADS, description="threads of one inference")
+    batching: Batching = Field(Batching.AUTO, description="auto: where a GPU runs the models")
+    split: Weights = Field({}, description="VARIANT=WEIGHT ...: who answers requests that name no variant")
+    shadow: Weights = Field({}, description="VARIANT=PERCENT ...: who gets copies of those, unanswered")
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -82,6 +132,14 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         problems = "; ".join(f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
         known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
         raise ConfigError(f"{problems}. Known settings: {known}") from None
+
+
+def workers_or_default(environment: Mapping[str, str]) -> int:
+    """BentoML wants to know when it imports the service, where a mistake would be a traceback; `pin` reports it."""
+    try:
+        return read_settings(environment).workers
+    except ConfigError:
+        return 1
 
 
 def exact_tags(settings: Settings) -> tuple[str, ...]:

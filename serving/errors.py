@@ -8,8 +8,9 @@
                                              |404 unknown variant
 
 Requests of the Open Inference Protocol (`/v2`) go the same way; their errors are one sentence in `error`, nothing else.
-A 405 is a wrong method, a 503 a worker that is not ready. A 500 is a bug of ours and is logged with its traceback; no
-request is meant to cause one. A 504 is a deadline that passed, wherever the request was.
+A 404 is also a path that is not ours, a 405 a wrong method, a 408 a body that comes too slowly, a 431 too many headers,
+a 503 a worker that is not ready. A 500 is a bug of ours and is logged with its traceback; no request is meant to cause
+one. A 504 is a deadline that passed, wherever the request was.
 """
 
 from __future__ import annotations
@@ -59,3 +60,7 @@ def wrong_method(found: str, accepted: str) -> RequestError:
         HTTPStatus.METHOD_NOT_ALLOWED, "wrong_method", f"this route answers {accepted}", found=found,
         accepted=[accepted], headers={"allow": accepted},
     )  # fmt: skip
+
+
+def too_late(message: str) -> RequestError:
+    return RequestError(HTTPStatus.GATEWAY_TIMEOUT, "deadline_exceeded", message)

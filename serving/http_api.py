@@ -1,8 +1,9 @@
-"""Our routes, answered before BentoML's own routing.
+"""Our routes, answered in front of BentoML's application.
 
-BentoML validates and re-describes every request on the way to a method and answers some client errors with a 500 or
-with a list; docs/decisions.md says more. As ASGI middleware we sit behind its metrics and timeout and in front of all
-that. `/readyz`, `/livez` and `/metrics` stay BentoML's.
+BentoML validates and re-describes every request on the way to a method, answers some client errors with a 500 or with
+a list, keeps a timer for every request and a metric for every path that anybody makes up; docs/decisions.md says more.
+What it would do for these routes is done here: limits, deadlines, metrics, and readiness while the worker drains. Only
+`BENTOML_PATHS` go on to it.
 """
 
 from __future__ import annotations
@@ -10,180 +11,204 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 from pydantic import BaseModel
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.body import PARAMETERS, read_image
+from serving.answers import BatchAnswer, BatchItem, Classification
+from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_long
+from serving.call import Call, current
 from serving.classifier import Classifier, Served
-from serving.errors import RequestError, wrong_method
+from serving.config import AccessLog
+from serving.errors import RequestError, sendable, too_late, wrong_method
 from serving.inference_protocol import InferenceProtocol, as_protocol
 from serving.keys import Scope as KeyScope
 from serving.keys import presented_in
+from serving.logs import log_access
 from serving.metrics import metrics
 from serving.openapi import document
 from serving.opened import Opened
+from serving.routing import CLIENT_HEADER
+from serving.work import Moments
 
 logger = logging.getLogger("bentoml.serve")
 
 INDEX = Path(__file__).with_name("index.html")
 TOP_K = 5
 TIMEOUT_HEADER = b"x-request-timeout-ms"
-Handler = Callable[[Request], Awaitable[Response]]
+BENTOML_PATHS = {"/livez": None, "/healthz": None, "/readyz": None, "/metrics": KeyScope.OBSERVE}
+CLIENT_CLOSED_REQUEST = 499  # nginx's word for it: there is nobody to tell
+Handler = Callable[[Call], Awaitable[Response]]
 
 
 class HttpApi:
-    """ASGI middleware for `/`, `/classify`, `/variants`, `/docs.json` and all of `/v2`."""
+    """The ASGI application; `app` is BentoML's."""
 
     def __init__(self, app: ASGIApp, opened: Opened) -> None:
         self.app = app
         self.opened = opened
         self.protocol = InferenceProtocol(opened)
-        self.routes: dict[str, tuple[str, Handler]] = {
-            "/": ("GET", self.index),
-            "/classify": ("POST", self.classify),
-            "/variants": ("GET", self.variants),
-            "/docs.json": ("GET", self.openapi),
+        self.routes: dict[str, tuple[str, Handler, KeyScope | None]] = {
+            "/": ("GET", self.index, None),
+            "/classify": ("POST", self.classify, KeyScope.PREDICT),
+            "/classify/batch": ("POST", self.classify_batch, KeyScope.PREDICT),
+            "/variants": ("GET", self.variants, KeyScope.OBSERVE),
+            "/docs.json": ("GET", self.openapi, KeyScope.OBSERVE),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        handler, refused = self.handler(scope)
-        response = None
+        begun = time.perf_counter()
+        call = Call(scope, receive, dict(scope["headers"]))
+        current.set(call)
+        path = call.path.rstrip("/") or "/"
         try:
-            self.admit(scope)
-            if handler is not None:
-                response = await in_time(handler, Request(scope, receive), self.opened.longest_s)
-        except RequestError as error:
-            metrics().refused.labels(error.answer.error).inc()
-            response = refused(error)
+            response = await self.respond(call, path)
         except ClientDisconnect:
+            metrics().replied(self.name(path), CLIENT_CLOSED_REQUEST)
             return
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
-            response = refused(
-                RequestError(
-                    HTTPStatus.INTERNAL_SERVER_ERROR,
-                    "internal_error",
-                    "a fault of the service; its log has the details",
-                )
-            )
         if response is None:
-            await self.app(scope, receive, send)  # BentoML's own paths
-        else:
-            await response(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
+        metrics().replied(self.name(path), response.status_code)
+        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
+        if self.opened.draining:
+            response.raw_headers.append((b"connection", b"close"))
+        await response(scope, receive, send)
+        self.opened.answered += 1
+        if self.opened.settings.access_log is AccessLog.ON:
+            log_access(call, response.status_code, time.perf_counter() - begun)
 
-    def admit(self, scope: Scope) -> None:
-        """Raises RequestError where a path needs a key that was not sent."""
-        needed = scope_of(scope["path"])
+    def name(self, path: str) -> str:
+        """Of a path, in metrics: there is no end of paths that people make up."""
+        return path if path in self.routes else "/v2" if is_v2(path) else "other"
+
+    async def respond(self, call: Call, path: str) -> Response | None:
+        """Whatever happens, as a response; None for what is BentoML's to answer."""
+        refused = as_protocol if is_v2(path) else as_ours
+        try:
+            if path in BENTOML_PATHS:
+                self.leave_to_bentoml(call, path)
+                return None
+            if is_v2(path):
+                self.admit(call, None if path.startswith("/v2/health") else KeyScope.PREDICT)
+                return await self.in_time(self.protocol, call)
+            if path not in self.routes:
+                raise RequestError(HTTPStatus.NOT_FOUND, "unknown_path", "nothing is here", accepted=list(self.routes))
+            method, handler, key = self.routes[path]
+            self.admit(call, key)
+            if call.method != method:
+                raise wrong_method(call.method, method)
+            return await self.in_time(handler, call)
+        except RequestError as error:
+            metrics().refuse(error.answer.error)
+            return refused(error)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            logger.exception("%s %r failed, request %s", call.method, path[:200], call.request_id)
+            message = "a fault of the service; its log has the details"
+            return refused(RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message))
+
+    def leave_to_bentoml(self, call: Call, path: str) -> None:
+        self.admit(call, BENTOML_PATHS[path])
+        if path == "/metrics":
+            self.opened.publish()
+
+    def admit(self, call: Call, needed: KeyScope | None) -> None:
+        """Raises RequestError where the headers are too long, or the path needs a key that was not sent."""
+        most = self.opened.settings.max_header_bytes
+        if (found := sum(len(name) + len(value) for name, value in call.scope["headers"])) > most:
+            raise RequestError(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "too_many_header_bytes",
+                f"headers of up to {most} bytes are read",
+                found=f"{found} bytes",
+                accepted=[f"up to {most} bytes"],
+            )
         if needed is not None and self.opened.keys is not None:
-            self.opened.keys.admit(presented_in(scope["headers"]), needed)
+            self.opened.keys.admit(presented_in(call.headers), needed)
 
-    def handler(self, scope: Scope) -> tuple[Handler | None, Callable[[RequestError], Response]]:
-        """What answers a path, and how its errors look; None for BentoML's own paths."""
-        path = scope["path"]
-        if path == "/v2" or path.startswith("/v2/"):
-            return self.protocol, as_protocol
-        method, handler = self.routes.get(path, ("", None))
-        return (handler if scope["method"] == method or handler is None else refuse(method)), as_ours
+    async def in_time(self, handler: Handler, call: Call) -> Response:
+        """The handler's answer, or RequestError 504 once the deadline has passed."""
+        seconds = patience_s(call, self.opened.settings.max_timeout_ms / 1e3)
+        call.deadline = time.perf_counter() + seconds
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                return await handler(call)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise too_late(f"not answered within {seconds * 1e3:.0f} ms; what had not begun was dropped") from None
 
-    async def index(self, _: Request) -> Response:
+    async def index(self, _: Call) -> Response:
         return Response(INDEX.read_bytes(), media_type="text/html")
 
-    async def variants(self, _: Request) -> Response:
+    async def variants(self, _: Call) -> Response:
         return answer(self.opened.ready().variants())
 
-    async def openapi(self, _: Request) -> Response:
+    async def openapi(self, _: Call) -> Response:
         return Response(document(self.opened.ready()), media_type="application/json")
 
-    async def classify(self, request: Request) -> Response:
-        classifier = self.opened.ready()
-        served, top_k = read_parameters(request, classifier)
+    async def classify(self, call: Call) -> Response:
+        asked = read_parameters(call, self.opened.ready())
         begun = time.perf_counter()
-        encoded = await self.opened.receive(read_image(request, classifier.settings.max_image_bytes))
+        encoded = await self.opened.receive(read_image(call, self.opened.settings.max_image_bytes))
+        return answer(await self.classified(call, asked, encoded, Moments(begun, time.perf_counter())))
+
+    async def classify_batch(self, call: Call) -> Response:
+        """Every image on its own: who cannot be classified says so in its place."""
+        asked, settings = read_parameters(call, self.opened.ready()), self.opened.settings
+        begun = time.perf_counter()
+        images = await self.opened.receive(read_images(call, settings.max_images, settings.max_batch_bytes))
         arrived = time.perf_counter()
-        classification = await self.opened.run(request.receive, classifier.classify, encoded, served, top_k, arrived)
-        response = answer(classification)
-        stages_s = {stage: duration / 1e3 for stage, duration in classification.timings_ms}
-        stages_s["answer"] = max(time.perf_counter() - arrived - sum(stages_s.values()), 0.0)
-        metrics().answered(classification.variant, 1, stages_s | {"receive": arrived - begun})
-        return response
+        together = asyncio.Semaphore(asked.served.lane.width)  # the rest wait here, and keep nobody else waiting
+
+        async def item(name: str, encoded: bytes) -> BatchItem:
+            try:
+                refuse_empty_or_long(encoded, settings.max_image_bytes)
+                async with together:
+                    classification = await self.classified(call, asked, encoded, Moments(begun, arrived))
+            except RequestError as error:
+                return BatchItem(name=sendable(name), status=error.status, error=error.answer)
+            return BatchItem.model_construct(name=sendable(name), status=HTTPStatus.OK, classification=classification)
+
+        async with asyncio.TaskGroup() as group:
+            items = [group.create_task(item(name, encoded)) for name, encoded in images]
+        return answer(BatchAnswer.model_construct(results=[task.result() for task in items]))
+
+    async def classified(self, call: Call, asked: Asked, encoded: bytes, moments: Moments) -> Classification:
+        classifier, served = self.opened.ready(), asked.served
+        work = classifier.classification(encoded, served, asked.top_k, moments, call.deadline)
+        classification = await self.opened.run(call.receive, served.lane, work)
+        metrics().answered(served.manifest.variant, 1, moments.stages_s(time.perf_counter()))
+        if asked.routed and work.images is not None:
+            self.opened.copy(served, classification.predictions[0].index, work.images)
+        return classification
 
 
-def scope_of(path: str) -> KeyScope | None:
-    """Which key a path needs, where keys are asked for; None for pages and health checks."""
-    path = path.rstrip("/")
-    if path == "/classify" or ((path == "/v2" or path.startswith("/v2/")) and not path.startswith("/v2/health")):
-        return KeyScope.PREDICT
-    return KeyScope.OBSERVE if path in {"/variants", "/metrics", "/docs.json"} else None
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`routed`: the request named no variant, so `served` is the routing's choice."""
+
+    served: Served
+    routed: bool
+    top_k: int
 
 
-async def in_time(handler: Handler, request: Request, longest_s: float) -> Response:
-    """The handler's answer, or RequestError 504 once the deadline has passed."""
-    seconds = deadline_s(request.scope["headers"], longest_s)
-    try:
-        async with asyncio.timeout(seconds) as deadline:
-            return await handler(request)
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        raise too_late(seconds) from None
-
-
-def deadline_s(headers: Iterable[tuple[bytes, bytes]], longest_s: float) -> float:
-    """What a client has patience for, `X-Request-Timeout-Ms`, up to what the service has; counted from here on."""
-    for name, value in headers:
-        if name != TIMEOUT_HEADER:
-            continue
-        text = value.decode("latin-1").strip()
-        if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text)):
-            raise RequestError(
-                HTTPStatus.BAD_REQUEST,
-                "bad_timeout",
-                f"{TIMEOUT_HEADER.decode()} is a whole number of milliseconds",
-                found=text[:40],
-                accepted=[f"1 to {longest_s * 1e3:.0f}"],
-            )
-        return min(int(text) / 1e3, longest_s)
-    return longest_s
-
-
-def too_late(seconds: float) -> RequestError:
-    return RequestError(
-        HTTPStatus.GATEWAY_TIMEOUT,
-        "deadline_exceeded",
-        f"not answered within {seconds * 1e3:.0f} ms; what had not begun was dropped",
-        found=f"{seconds * 1e3:.0f} ms",
-    )
-
-
-def as_ours(error: RequestError) -> Response:
-    response = answer(error.answer, error.status)
-    response.headers.update(error.headers)
-    return response
-
-
-def refuse(accepted: str) -> Handler:
-    async def handler(request: Request) -> Response:
-        raise wrong_method(request.method, accepted)
-
-    return handler
-
-
-def answer(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response(body.model_dump_json(), status, media_type="application/json")
-
-
-def read_parameters(request: Request, classifier: Classifier) -> tuple[Served, int]:
-    unknown = sorted(set(request.query_params) - set(PARAMETERS))
-    if unknown:
+def read_parameters(call: Call, classifier: Classifier) -> Asked:
+    query = call.scope["query_string"]
+    found = QueryParams(query) if query else {}
+    if unknown := sorted(set(found) - set(PARAMETERS)):
         raise RequestError(
             HTTPStatus.BAD_REQUEST,
             "unknown_parameter",
@@ -191,9 +216,12 @@ def read_parameters(request: Request, classifier: Classifier) -> tuple[Served, i
             found=", ".join(unknown),
             accepted=list(PARAMETERS),
         )
-    served = classifier.choose(request.query_params.get("variant"))
+    variant = found.get("variant")
+    served = classifier.choose(variant, call.headers.get(CLIENT_HEADER))
     classes = len(served.manifest.labels)
-    top_k = request.query_params.get("top_k", str(min(TOP_K, classes)))
+    top_k = found.get("top_k")
+    if top_k is None:
+        return Asked(served, variant is None, min(TOP_K, classes))
     if not (top_k.isascii() and top_k.isdecimal() and len(top_k) < 6 and 1 <= int(top_k) <= classes):
         raise RequestError(
             HTTPStatus.BAD_REQUEST,
@@ -202,4 +230,35 @@ def read_parameters(request: Request, classifier: Classifier) -> tuple[Served, i
             found=top_k,
             accepted=[f"1 to {classes}"],
         )
-    return served, int(top_k)
+    return Asked(served, variant is None, int(top_k))
+
+
+def patience_s(call: Call, longest_s: float) -> float:
+    """What a client has patience for, `X-Request-Timeout-Ms`, up to what the service has; counted from here on."""
+    given = call.headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return longest_s
+    text = given.decode("latin-1").strip()
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
+        raise RequestError(
+            HTTPStatus.BAD_REQUEST,
+            "bad_timeout",
+            f"{TIMEOUT_HEADER.decode()} is a whole number of milliseconds",
+            found=text[:40],
+            accepted=[f"1 to {longest_s * 1e3:.0f}"],
+        )
+    return min(int(text) / 1e3, longest_s)
+
+
+def is_v2(path: str) -> bool:
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def as_ours(error: RequestError) -> Response:
+    response = answer(error.answer, error.status)
+    response.headers.update(error.headers)
+    return response
+
+
+def answer(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(body.model_dump_json(), status, media_type="application/json")

@@ -13,21 +13,23 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic_core import to_json
-from starlette.requests import Request
 from starlette.responses import Response
 
 from export.artifact import TensorSpec
 from serving.body import read_tensors
-from serving.classifier import Classifier, Served
+from serving.call import Call
+from serving.classifier import Served
 from serving.errors import RequestError, wrong_method
 from serving.metrics import metrics
 from serving.opened import Opened
-from serving.tensor_request import DATATYPES, HEADER_LENGTH, read_request, write_answer
+from serving.tensor_request import DATATYPES, HEADER_LENGTH, TensorRequest, read_request, write_answer
+from serving.work import Moments, Work
 
 SERVER = "preflight"
 PATH = re.compile(
@@ -44,26 +46,26 @@ class InferenceProtocol:
         self.opened = opened
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
-    async def __call__(self, request: Request) -> Response:
-        path = request.url.path.rstrip("/")
+    async def __call__(self, call: Call) -> Response:
+        path = call.path.rstrip("/")
         match = PATH.fullmatch(path)
         posts = match is not None and match["what"] == "infer"
-        if request.method != ("POST" if posts else "GET"):
-            raise wrong_method(request.method, "POST" if posts else "GET")
+        if call.method != (method := "POST" if posts else "GET"):
+            raise wrong_method(call.method, method)
         if path == "/v2":
             return answer({"name": SERVER, "version": "1", "extensions": ["binary_tensor_data", "classification"]})
         if path == "/v2/health/live":
             return answer({"live": True})
         if path == "/v2/health/ready":
-            return readiness({}, self.opened.classifier is not None and self.opened.classifier.fault is None)
+            return readiness({}, self.opened.is_ready)
         if path == "/v2/models/stats":
             served = self.opened.ready().served
             return answer({"model_stats": [self.statistics(each) for each in served.values()]})
         if match is not None:
-            return await self.model(request, match)
+            return await self.model(call, match)
         raise RequestError(HTTPStatus.NOT_FOUND, "unknown_path", f"{path} is not part of the protocol")
 
-    async def model(self, request: Request, match: re.Match[str]) -> Response:
+    async def model(self, call: Call, match: re.Match[str]) -> Response:
         classifier = self.opened.ready()
         served = classifier.choose(match["variant"])
         if match["version"] not in (None, served.version):
@@ -75,30 +77,32 @@ class InferenceProtocol:
                 accepted=[served.version],
             )
         if match["what"] == "infer":
-            return await self.infer(request, served, classifier)
+            return await self.infer(call, served)
         if match["what"] == "stats":
             return answer({"model_stats": [self.statistics(served)]})
         if match["what"] == "ready":
             return readiness({"name": served.manifest.variant}, served.runner.fault is None)
         return answer(DESCRIPTIONS[match["what"]](served))
 
-    async def infer(self, request: Request, served: Served, classifier: Classifier) -> Response:
-        begun = time.perf_counter_ns()
-        content = await self.opened.receive(read_tensors(request, classifier.settings.max_tensor_bytes))
-        length, arrived = request.headers.get(HEADER_LENGTH), time.perf_counter_ns()
-        computed = await self.opened.run(request.receive, compute, content, length, served, arrived)
+    async def infer(self, call: Call, served: Served) -> Response:
+        called = time.perf_counter()
+        content = await self.opened.receive(read_tensors(call, self.opened.settings.max_tensor_bytes))
+        work = inference(content, call, served, Moments(called, time.perf_counter()))
+        answered = await self.opened.run(call.receive, served.lane, work)
+        assert work.images is not None
+        images, stages_s = len(work.images), dict(work.moments.stages_s(time.perf_counter()))
         counts = self.counts[served.manifest.variant]
-        counts.update({"requests": 1, "images": computed.images} | computed.durations_ns)
-        stages_s = {stage: computed.durations_ns[name] / 1e9 for name, stage in STAGES.items()}
-        stages_s["receive"] = (arrived - begun) / 1e9
-        metrics().answered(served.manifest.variant, computed.images, stages_s)
-        return Response(computed.body, headers=computed.headers)
+        counts.update({"requests": 1, "images": images})
+        counts.update({name: round(stages_s[stage] * 1e9) for name, stage in STAGES.items()})
+        metrics().answered(served.manifest.variant, images, stages_s.items())
+        body, headers = answered
+        return Response(body, headers=headers)
 
     def statistics(self, served: Served) -> dict[str, Any]:
         """Of this worker, in Triton's words; durations in ns."""
         counts = self.counts[served.manifest.variant]
-        stages = ("success", "queue", "compute_input", "compute_infer", "compute_output")
-        durations = {stage: {"count": counts["requests"], "ns": counts[stage]} for stage in stages}
+        durations = {name: {"count": counts["requests"], "ns": counts[name]} for name in STAGES}
+        durations["success"] = {"count": counts["requests"], "ns": sum(counts[name] for name in STAGES)}
         return {
             "name": served.manifest.variant,
             "version": served.version,
@@ -108,33 +112,20 @@ class InferenceProtocol:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """An answer, and how long each stage took."""
+def inference(content: bytes, call: Call, served: Served, moments: Moments) -> Work[tuple[bytes, dict[str, str]]]:
+    """The body and headers of its answer. JSON of pixels takes longer to read than a small network to run."""
+    request: TensorRequest | None = None
 
-    body: bytes
-    headers: dict[str, str]
-    images: int
-    durations_ns: dict[str, int]
+    def read() -> NDArray[np.uint8]:
+        nonlocal request
+        request = read_request(content, call.headers.get(HEADER_LENGTH), served.manifest)
+        return request.pixels
 
+    def write(logits: NDArray[np.float32], _: Moments) -> tuple[bytes, dict[str, str]]:
+        assert request is not None
+        return write_answer(request, logits, served.manifest, served.version)
 
-def compute(content: bytes, length: str | None, served: Served, arrived: int) -> Computed:
-    """In a thread of the pool: JSON of pixels takes longer to read than a small network to run."""
-    begun = time.perf_counter_ns()
-    request = read_request(content, length, served.manifest)
-    read = time.perf_counter_ns()
-    logits = served.runner.infer(request.pixels)
-    inferred = time.perf_counter_ns()
-    body, headers = write_answer(request, logits, served.manifest, served.version)
-    ended = time.perf_counter_ns()
-    durations = {
-        "queue": begun - arrived,
-        "compute_input": read - begun,
-        "compute_infer": inferred - read,
-        "compute_output": ended - inferred,
-        "success": ended - arrived,
-    }
-    return Computed(body, headers, len(logits), durations)
+    return Work(read, write, moments, call.deadline)
 
 
 def readiness(subject: dict[str, Any], is_ready: bool) -> Response:

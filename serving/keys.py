@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
@@ -90,13 +90,12 @@ def matching(keys: Iterable[Key], presented: str) -> set[Scope]:
     return {key.scope for key, same in [(key, hmac.compare_digest(key.sha256, digest)) for key in keys] if same}
 
 
-def presented_in(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def presented_in(headers: Mapping[bytes, bytes]) -> str | None:
     """`Authorization: Bearer KEY`, or `X-API-Key: KEY`."""
-    found = {name.lower(): value.decode("latin-1").strip() for name, value in headers}
-    scheme, _, key = found.get(b"authorization", "").partition(" ")
+    scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").strip().partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
-    return found.get(b"x-api-key") or None
+    return headers.get(b"x-api-key", b"").decode("latin-1").strip() or None
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:

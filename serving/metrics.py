@@ -1,54 +1,130 @@
-"""What Prometheus finds on `/metrics` beside BentoML's own figures.
+"""What Prometheus finds on `/metrics`, of all workers.
 
 BentoML collects from all workers through files, whose folder is set only once a worker starts: metrics made sooner,
-when a module is imported, would not be among them.
+when a module is imported, would not be among them. Each change of such a metric is written to its file and takes
+1 to 3 us; a request makes a dozen. So a worker tallies in memory and publishes once a second, and when it is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from bisect import bisect_left
+from collections import Counter as Count
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram
-
-from serving.classifier import Served
+from prometheus_client.multiprocess import mark_process_dead
 
 BUCKETS_S = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 )  # fmt: skip
+BUCKETS_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Tally:
+    """Observations that a histogram has not yet been told of."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self.histogram = histogram
+        self.clear()
+
+    def clear(self) -> None:
+        self.counts, self.sum = [0] * (len(BUCKETS_S) + 1), 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.sum += seconds
+
+    def publish(self) -> None:
+        """Several at once, for which prometheus_client has no public way."""
+        counts, seconds = self.counts, self.sum
+        self.clear()
+        for bucket, count in zip(self.histogram._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self.histogram._sum.inc(seconds)
 
 
 class Metrics:
-    """Durations by variant and stage (receive, queue, decode, infer, answer), and what was refused, by its reason."""
+    """Of this worker. What the event loop counts is tallied; what threads count goes to Prometheus at once."""
 
     def __init__(self) -> None:
         self.seconds = Histogram(
             "preflight_stage_seconds", "Time that answered requests spent in a stage", ["variant", "stage"],
             buckets=BUCKETS_S,
         )  # fmt: skip
+        self.batch = Histogram(
+            "preflight_batch_images", "Images that went to the runner together", ["variant"], buckets=BUCKETS_IMAGES
+        )
         self.images = Counter("preflight_images", "Images that were answered", ["variant"])
-        self.of, self.at = cache(self.images.labels), cache(self.seconds.labels)  # its own look-up takes longer
+        self.requests = Counter("preflight_requests", "Requests by where they went", ["endpoint", "status"])
         self.refused = Counter("preflight_refused", "Requests that were refused", ["reason"])
+        self.shadow = Counter(
+            "preflight_shadow", "Copies of requests, by whether both agreed", ["primary", "shadow", "result"]
+        )
         self.in_flight = Gauge(
             "preflight_in_flight", "Requests that wait for a thread or have one", multiprocess_mode="livesum"
+        )
+        self.queue_depth = Gauge(
+            "preflight_queue_depth", "Requests that wait for a thread or a runner", multiprocess_mode="livesum"
         )
         self.variant = Gauge(
             "preflight_variant_info", "What is served, as labels; always 1",
             ["variant", "version", "runtime", "device", "precision"], multiprocess_mode="livemax",
         )  # fmt: skip
+        self.tallies: dict[tuple[str, str], Tally] = {}
+        self.counts: Count[tuple[Counter, tuple[object, ...]]] = Count()
+        forget_the_dead()
 
-    def describe(self, served: Mapping[str, Served]) -> None:
-        for name, each in served.items():
-            runner, precision = each.runner, each.manifest.precision
-            self.variant.labels(name, each.version, runner.runtime, runner.device, precision).set(1)
+    def describe(self, variant: str, version: str, runtime: str, device: str, precision: str) -> None:
+        self.variant.labels(variant, version, runtime, device, precision).set(1)
 
-    def answered(self, variant: str, images: int, stages_s: Mapping[str, float]) -> None:
-        self.of(variant).inc(images)
-        for stage, seconds in stages_s.items():
-            self.at(variant, stage).observe(seconds)
+    def answered(self, variant: str, images: int, stages_s: Iterable[tuple[str, float]]) -> None:
+        self.counts[self.images, (variant,)] += images
+        for stage, seconds in stages_s:
+            tally = self.tallies.get((variant, stage))
+            if tally is None:
+                tally = self.tallies[variant, stage] = Tally(self.seconds.labels(variant, stage))
+            tally.add(seconds)
+
+    def replied(self, endpoint: str, status: int) -> None:
+        self.counts[self.requests, (endpoint, status)] += 1
+
+    def refuse(self, reason: str) -> None:
+        self.counts[self.refused, (reason,)] += 1
+
+    def publish(self, in_flight: int, queue_depth: int) -> None:
+        self.in_flight.set(in_flight)
+        self.queue_depth.set(queue_depth)
+        for tally in self.tallies.values():
+            tally.publish()
+        for (counter, labels), count in self.counts.items():
+            counter.labels(*labels).inc(count)
+        self.counts.clear()
 
 
 @cache
 def metrics() -> Metrics:
     """This process's."""
     return Metrics()
+
+
+def forget_the_dead() -> None:
+    """What a killed worker had in flight is in flight no more; whoever takes its place says so."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    for path in Path(folder).glob("gauge_live*_*.db") if folder else ():
+        pid = path.stem.rpartition("_")[2]
+        if pid.isdecimal() and not is_alive(int(pid)):
+            mark_process_dead(int(pid))  # type: ignore[no-untyped-call]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from serving.answers import Classification, Variants
+from serving.answers import BatchAnswer, Classification, Variants
 from serving.classifier import Classifier
 from serving.errors import ErrorAnswer
 
@@ -18,6 +18,7 @@ ERRORS = {
     HTTPStatus.UNAUTHORIZED: "no API key that is known here, where keys are asked for",
     HTTPStatus.FORBIDDEN: "an API key for something else",
     HTTPStatus.METHOD_NOT_ALLOWED: "this route answers another method",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "too many bytes of headers",
     HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service",
     HTTPStatus.SERVICE_UNAVAILABLE: "not ready",
     HTTPStatus.GATEWAY_TIMEOUT: "not answered within the deadline",
@@ -25,49 +26,52 @@ ERRORS = {
 CLASSIFY_ERRORS = ERRORS | {
     HTTPStatus.BAD_REQUEST: "no readable image, malformed multipart, a bad or unknown parameter or deadline",
     HTTPStatus.NOT_FOUND: "the variant is not served here",
+    HTTPStatus.REQUEST_TIMEOUT: "the body came too slowly",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or too many pixels",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted",
     HTTPStatus.TOO_MANY_REQUESTS: "overloaded; retry after the seconds in Retry-After",
 }
+BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 
 @cache
 def document(classifier: Classifier) -> bytes:
     """OpenAPI 3.1 for the variants that are open."""
     _, definitions = models_json_schema(
-        [(model, "serialization") for model in (Classification, Variants, ErrorAnswer)],
+        [(model, "serialization") for model in (Classification, BatchAnswer, Variants, ErrorAnswer)],
         ref_template="#/components/schemas/{model}",
     )
-    most_classes = max(len(served.manifest.labels) for served in classifier.served.values())
-    binary = {"type": "string", "contentMediaType": "application/octet-stream"}
-    form = {"type": "object", "required": ["image"], "properties": {"image": binary}}
+    settings = classifier.settings
     classify = {
         "summary": "Classify one image",
         "operationId": "classify",
-        "parameters": [
-            parameter("variant", {"type": "string", "enum": list(classifier.served)}, "default: the first"),
-            parameter(
-                "top_k", {"type": "integer", "minimum": 1, "maximum": most_classes}, "default: 5, or all classes"
-            ),
-            parameter(
-                "X-Request-Timeout-Ms",
-                {"type": "integer", "minimum": 1, "maximum": 10**9 - 1},
-                f"answer 504 after this time; at most {classifier.settings.max_timeout_ms}",
-                "header",
-            ),
-        ],
+        "parameters": parameters(classifier),
         "requestBody": {
             "required": True,
-            "description": f"up to {classifier.settings.max_image_bytes} bytes and "
-            f"{classifier.settings.max_image_pixels} pixels",
+            "description": f"up to {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels",
             "content": {
                 "image/*": {"schema": {}},
                 "application/octet-stream": {"schema": {}},
-                "multipart/form-data": {"schema": form},
+                "multipart/form-data": {"schema": form("image", BINARY)},
             },
         },
         "responses": {
             "200": response("the most probable classes", "Classification"),
+            **error_responses(CLASSIFY_ERRORS),
+        },
+    }
+    files = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": settings.max_images}
+    batch = {
+        "summary": "Classify several images; each is answered, or refused, on its own",
+        "operationId": "classify_batch",
+        "parameters": parameters(classifier),
+        "requestBody": {
+            "required": True,
+            "description": f"up to {settings.max_images} images of together up to {settings.max_batch_bytes} bytes",
+            "content": {"multipart/form-data": {"schema": form("images", files)}},
+        },
+        "responses": {
+            "200": response("an answer for each image, in their order", "BatchAnswer"),
             **error_responses(CLASSIFY_ERRORS),
         },
     }
@@ -86,6 +90,7 @@ def document(classifier: Classifier) -> bytes:
             "info": {"title": "Preflight image classification", "version": "1"},
             "paths": {
                 "/classify": {"post": classify},
+                "/classify/batch": {"post": batch},
                 "/variants": {"get": variants},
                 "/readyz": {"get": {"summary": "Every variant has run a warm-up inference", "responses": plain}},
                 "/livez": {"get": {"summary": "The worker answers", "responses": plain}},
@@ -94,6 +99,28 @@ def document(classifier: Classifier) -> bytes:
             "components": {"schemas": definitions["$defs"]},
         }
     ).encode()
+
+
+def parameters(classifier: Classifier) -> list[dict[str, Any]]:
+    most_classes = max(len(served.manifest.labels) for served in classifier.served.values())
+    return [
+        parameter(
+            "variant", {"type": "string", "enum": list(classifier.served)}, "default: as the service splits them"
+        ),
+        parameter("top_k", {"type": "integer", "minimum": 1, "maximum": most_classes}, "default: 5, or all classes"),
+        parameter("X-Client-Key", {"type": "string"}, "who always gets the same variant of a split", "header"),
+        parameter(
+            "X-Request-Timeout-Ms",
+            {"type": "integer", "minimum": 1, "maximum": 10**9 - 1},
+            f"answer 504 after this time; at most {classifier.settings.max_timeout_ms}",
+            "header",
+        ),
+        parameter("X-Request-Id", {"type": "string"}, "comes back with the answer, and is in the log", "header"),
+    ]
+
+
+def form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": [name], "properties": {name: schema}}
 
 
 def parameter(name: str, schema: dict[str, Any], description: str, place: str = "query") -> dict[str, Any]:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from serving.classifier import Classifier
+from serving.classifier import Classifier, Served
 from serving.config import Settings
 from serving.errors import RequestError
 from serving.keys import Keys
 from serving.metrics import metrics
+from serving.runners.base import Runner
+from serving.shadow import Shadow
+from serving.work import Lane, Work
+
+logger = logging.getLogger("bentoml.serve")
 
 RECEIVING_PER_IN_FLIGHT = 4
 WATCHED_AFTER_S = 0.02  # most answers come sooner
+DEFAULTS = Settings.model_validate({})
 Result = TypeVar("Result")
 
 
@@ -29,53 +38,67 @@ class Opened:
 
     classifier: Classifier | None = None
     keys: Keys | None = None
-    pool: ThreadPoolExecutor | None = None
+    draining: bool = field(default=False, init=False)
     in_flight: int = field(default=0, init=False)
     receiving: int = field(default=0, init=False)
+    answered: int = field(default=0, init=False)
+    shadow: Shadow = field(default_factory=Shadow, init=False)
 
     @property
-    def longest_s(self) -> float:
-        """What no request may take longer than, its body included."""
-        settings = self.classifier.settings if self.classifier is not None else Settings.model_validate({})
-        return settings.max_timeout_ms / 1e3
+    def settings(self) -> Settings:
+        return self.classifier.settings if self.classifier is not None else DEFAULTS
+
+    @property
+    def is_ready(self) -> bool:
+        return self.classifier is not None and self.classifier.fault is None and not self.draining
 
     def ready(self) -> Classifier:
+        """While it drains, a worker answers what still comes."""
         if self.classifier is None:
             raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the models are not open; the log says why")
         return self.classifier
 
-    async def receive(self, body: Awaitable[bytes]) -> bytes:
+    async def receive(self, body: Coroutine[Any, Any, Result]) -> Result:
         """Bodies on their way are counted apart: slow clients must not keep quick ones out."""
-        most = self.ready().settings.max_in_flight
+        settings = self.ready().settings
+        most = settings.max_in_flight
         try:
             admit(self.in_flight, most)  # no use in receiving what would be refused
             admit(self.receiving, RECEIVING_PER_IN_FLIGHT * most)
         except RequestError:
-            body.close()  # type: ignore[attr-defined]  # a coroutine that nobody will await
+            body.close()  # nobody will await it
             raise
         self.receiving += 1
+        patience = asyncio.timeout(settings.max_receive_ms / 1e3)
         try:
-            return await body
+            async with patience:
+                return await body
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise RequestError(
+                HTTPStatus.REQUEST_TIMEOUT,
+                "slow_body",
+                f"the body did not arrive within {settings.max_receive_ms} ms",
+                headers={"connection": "close"},
+            ) from None
         finally:
             self.receiving -= 1
 
-    async def run(self, receive: Receive, function: Callable[..., Result], *arguments: object) -> Result:
-        """In a thread of the pool, unless too many wait for one already.
+    async def run(self, receive: Receive, lane: Lane, work: Work[Result]) -> Result:
+        """Its answer, unless too many wait already.
 
         Who gives up leaves the queue: a client that hangs up, or a task that is cancelled at its deadline. Work that a
-        thread has begun is finished, and counts until then.
+        thread has begun counts until it ends.
         """
-        settings, pool = self.ready().settings, self.pool
-        assert pool is not None
-        admit(self.in_flight, settings.max_in_flight)  # others may have come first meanwhile
-        self.change(+1)
-        loop = asyncio.get_running_loop()
-        work = pool.submit(function, *arguments)
-        waiting = asyncio.wrap_future(work)
-        watch = Watch(waiting, receive)
-        soon = loop.call_later(WATCHED_AFTER_S, watch.begin)
+        admit(self.in_flight, self.ready().settings.max_in_flight)  # others may have come first meanwhile
+        self.in_flight += 1
+        work.on_release = self.released
+        lane.submit(work)
+        watch = Watch(work.answer, receive)
+        soon = work.loop.call_later(WATCHED_AFTER_S, watch.begin)
         try:
-            return await waiting
+            return await work.answer
         except asyncio.CancelledError:
             if watch.saw_hang_up:
                 raise ClientDisconnect from None
@@ -83,14 +106,33 @@ class Opened:
         finally:
             soon.cancel()
             watch.end()
-            if work.cancel() or work.done():
-                self.change(-1)
-            else:
-                work.add_done_callback(lambda _: loop.call_soon_threadsafe(self.change, -1))
+            work.leave()
 
-    def change(self, by: int) -> None:
-        self.in_flight += by
-        metrics().in_flight.set(self.in_flight)
+    def released(self) -> None:
+        self.in_flight -= 1
+
+    def copy(self, primary: Served, best: int, images: NDArray[np.uint8]) -> None:
+        """To the shadows of whoever has just answered."""
+        classifier = self.ready()
+        for name in classifier.routing.copies(primary.manifest.variant):
+            runner = classifier.served[name].runner
+            find = partial(best_class, runner, images)
+            self.shadow.submit((primary.manifest.variant, name, best, find))
+
+    def close(self) -> None:
+        self.publish()
+        classifier, self.classifier = self.classifier, None
+        logger.info("closed; answered %d requests in all, %d left without an answer", self.answered, self.in_flight)
+        self.shadow.close()
+        if classifier is not None:
+            classifier.close()
+
+    def publish(self) -> None:
+        metrics().publish(self.in_flight, 0 if self.classifier is None else self.classifier.queue_depth)
+
+
+def best_class(runner: Runner, images: NDArray[np.uint8]) -> int:
+    return int(runner.infer(images)[0].argmax())
 
 
 class Watch:

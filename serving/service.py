@@ -1,6 +1,6 @@
 """The BentoML service: `bentoml serve`, `bentoml build`.
 
-One worker opens every variant once. BentoML's tracing and access log are off: each costs a share of what a
+Every worker opens every variant once. BentoML's tracing and access log are off: each costs a share of what a
 small network takes to answer.
 """
 
@@ -12,36 +12,49 @@ import os
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reads it once, when it first might report usage
 
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import bentoml
 from bentoml.exceptions import BentoMLException
 
-from export.artifact import ArtifactError, read_manifest
+from export.artifact import ArtifactError, Manifest, read_manifest
 from export.cuda import DeviceError, UnavailableError
 from export.to_engine import EngineError
 from serving.classifier import Classifier
-from serving.config import ConfigError, exact_tags, read_settings
+from serving.config import ConfigError, Settings, exact_tags, read_settings, workers_or_default
+from serving.cores import sizing
+from serving.drain import drain_on_sigterm
 from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, read_keys
+from serving.logs import set_up
 from serving.metrics import metrics
 from serving.opened import Opened
+from serving.protocol import bound_connections
+from serving.routing import routing
 from serving.runners.choice import FLAVOURS, choose
 from serving.runners.machine import Machine
 
-TIMEOUT_S = 30  # BentoML's, behind our own deadlines; it keeps a timer this long for every request, answered or not
-
 CANNOT_RUN = (ArtifactError, DeviceError, EngineError, KeysError, UnavailableError, OSError)
+PUBLISHED_EVERY_S = 1.0
 
 logger = logging.getLogger("bentoml.serve")
 opened = Opened()
 
 
+class Service(bentoml.Service[Any]):  # type: ignore[misc]  # resolved lazily, as all that BentoML exports
+    """BentoML's, with our routes in front of its application."""
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        bound_connections(read_settings(os.environ))
+        return HttpApi(super().to_asgi(is_main), opened)
+
+
 @bentoml.service(
     name="preflight",
-    workers=1,
-    traffic={"timeout": TIMEOUT_S},
+    service_class=Service,
+    workers=workers_or_default(os.environ),
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},
 )
@@ -50,14 +63,18 @@ class Preflight:
 
     def __init__(self) -> None:
         settings = read_settings(os.environ)
+        set_up(settings.log_format)
         try:
             opened.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
             opened.classifier = Classifier(exact_tags(settings), settings, Machine())
         except CANNOT_RUN as error:
             logger.error("not ready, and will not be: %s", error)
             return
-        metrics().describe(opened.classifier.served)
-        opened.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="classify")
+        for name, served in opened.classifier.served.items():
+            runner, precision = served.runner, served.manifest.precision
+            metrics().describe(name, served.version, runner.runtime, runner.device, precision)
+        drain_on_sigterm(opened, settings.drain_ms / 1e3)
+        publish_regularly(asyncio.get_running_loop())
         # What is alive now stays alive: without this, full collections would walk all of it, and requests wait.
         gc.collect()
         gc.freeze()
@@ -69,31 +86,37 @@ class Preflight:
         """Once, before any worker: settle versions and runtimes and check them, so that all workers open the same."""
         try:
             settings, machine = read_settings(os.environ), Machine()
+            set_up(settings.log_format)
             if settings.api_keys_file is not None:
                 read_keys(settings.api_keys_file)
             tags = exact_tags(settings)
-            for tag in tags:
-                model = bentoml.models.get(tag)
-                folder = Path(model.path)
-                manifest = read_manifest(folder, str(model.tag.version))
-                choice = choose(folder, manifest, settings, machine)
-                engine_left = manifest.engine is not None and choice.runtime not in FLAVOURS
-                level = logging.WARNING if engine_left else logging.INFO
-                logger.log(level, "%s: served by %s", tag, choice)
+            manifests = [check(tag, settings, machine) for tag in tags]
+            routes = routing(settings, {manifest.variant: manifest for manifest in manifests})
         except (ConfigError, *CANNOT_RUN) as error:
             raise BentoMLException(str(error)) from error  # its command line shows one line instead of a traceback
         os.environ["SERVING_MODELS"] = ",".join(tags)
+        logger.info("requests that name no variant: %s", routes)
+        logger.info("%s", sizing(settings.workers, settings.threads, settings.intra_op_threads))
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
-        classifier, opened.classifier = opened.classifier, None
-        if opened.pool is not None:
-            opened.pool.shutdown()
-        if classifier is not None:
-            classifier.close()
+        opened.close()
 
     async def __is_ready__(self) -> bool:
-        return opened.classifier is not None and opened.classifier.fault is None
+        return opened.is_ready
 
 
-Preflight.add_asgi_middleware(HttpApi, opened=opened)  # type: ignore[attr-defined]  # the decorator made it a Service
+def check(tag: str, settings: Settings, machine: Machine) -> Manifest:
+    """An artifact's hashes, and that something here runs it."""
+    model = bentoml.models.get(tag)
+    folder = Path(model.path)
+    manifest = read_manifest(folder, str(model.tag.version))
+    choice = choose(folder, manifest, settings, machine)
+    engine_left = manifest.engine is not None and choice.runtime not in FLAVOURS
+    logger.log(logging.WARNING if engine_left else logging.INFO, "%s: served by %s", tag, choice)
+    return manifest
+
+
+def publish_regularly(loop: asyncio.AbstractEventLoop) -> None:
+    opened.publish()
+    loop.call_later(PUBLISHED_EVERY_S, publish_regularly, loop)

@@ -20,7 +20,7 @@ from pydantic_core import from_json, to_json
 from export.artifact import Manifest
 from serving.errors import RequestError
 
-HEADER_LENGTH = "inference-header-content-length"
+HEADER_LENGTH = b"inference-header-content-length"
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 
@@ -58,7 +58,7 @@ class TensorRequest:
     binary: bool
 
 
-def read_request(content: bytes, header_length: str | None, manifest: Manifest) -> TensorRequest:
+def read_request(content: bytes, header_length: bytes | None, manifest: Manifest) -> TensorRequest:
     """Raises RequestError (400) where anything is not as the model's metadata says."""
     end = len(content) if header_length is None else json_length(header_length, len(content))
     try:
@@ -74,9 +74,10 @@ def read_request(content: bytes, header_length: str | None, manifest: Manifest) 
     return TensorRequest(body.id, read_pixels(tensor, memoryview(content)[end:], manifest), classes, binary)
 
 
-def json_length(text: str, size: int) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text[:20]) <= size):
-        raise bad("bad_header_length", f"{HEADER_LENGTH} is longer than the body", text[:40], f"up to {size}")
+def json_length(text: bytes, size: int) -> int:
+    if not (text.isdigit() and len(text) < 20 and int(text) <= size):
+        found, name = text[:40].decode("latin-1"), HEADER_LENGTH.decode()
+        raise bad("bad_header_length", f"{name} is longer than the body", found, f"up to {size}")
     return int(text)
 
 
@@ -163,7 +164,7 @@ def write_answer(
     )
     if not request.binary:
         return header, {"content-type": "application/json"}
-    return header + content, {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+    return header + content, {"content-type": "application/octet-stream", HEADER_LENGTH.decode(): str(len(header))}
 
 
 def tensor_of(request: TensorRequest, logits: NDArray[np.float32], manifest: Manifest) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,14 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 PAIR = ("resnet20-postact", "resnet20-preact")
 
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
-os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name}  # BentoML reads them at import
+# BentoML reads its own at import; draining would cost every service that a test stops its full time.
+os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name, "SERVING_DRAIN_MS": "0"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shared_data: needs CIFAR-10 and odd images in ../shared/data")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
+    config.addinivalue_line("markers", "wrk: needs wrk, the client of the serving benchmark")
     config.addinivalue_line("markers", "no_gpu: is about a machine without a CUDA device")
 
 
@@ -35,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     has_gpu = not isinstance(Machine().cuda, UnavailableError)
     unmet = {
         "shared_data": (SHARED_DATA.is_dir(), "needs the data sets in ../shared/data"),
+        "wrk": (shutil.which("wrk") is not None, "needs wrk (apt install wrk)"),
         "gpu": (has_gpu, "needs a CUDA device"),
         "no_gpu": (not has_gpu, "needs a machine without a CUDA device"),
     }

@@ -23,6 +23,10 @@ ENGINES = {
 }
 TORCH_FREE = {"models.spec", "models.pixels", "models.atomic_file", "export.artifact", *ENGINES}
 
+# Programs that a benchmark starts beside the service: what they decode and infer with has to be the service's own.
+PEERS = "loadtests/serving_bench/peers"
+ONLY_IN_THEIR_ENVIRONMENT = {"fastapi", "litserve"}
+
 
 def imports(package: str) -> Iterator[tuple[str, str]]:
     for path in sorted((ROOT / package).rglob("*.py")):
@@ -40,7 +44,20 @@ def test_a_package_imports_only_what_the_law_allows(package: str) -> None:
     found = list(imports(package))
     assert found
     broken = [(path, name) for path, name in found if name.partition(".")[0] in OURS - ALLOWED[package]]
-    assert not broken
+    assert not [(path, name) for path, name in broken if not path.startswith(PEERS)]
+
+
+def test_peers_import_the_torch_free_contract_alone() -> None:
+    ours = [(path, name) for path, name in imports(PEERS) if name.partition(".")[0] in OURS - {"loadtests"}]
+    assert ours
+    assert not [(path, name) for path, name in ours if name not in TORCH_FREE]
+
+
+def test_nothing_but_the_peers_imports_what_only_their_environment_has() -> None:
+    found = [(path, name) for package in (*OURS, "tests") for path, name in imports(package)]
+    strange = {path for path, name in found if name.partition(".")[0] in ONLY_IN_THEIR_ENVIRONMENT}
+    assert strange
+    assert all(path.startswith(PEERS) for path in strange)
 
 
 def test_serving_imports_the_torch_free_contract_alone() -> None:

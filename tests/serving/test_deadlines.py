@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -22,26 +21,26 @@ HEADER = b"x-request-timeout-ms"
 
 
 class Held(Classifier):
-    """Each classification waits until it is let go; `begun` has the number of those that a thread took."""
+    """Each image waits to be decoded until it is let go; `begun` has the number of those that a thread took."""
 
-    def __init__(self, tags: tuple[str, ...]) -> None:
-        super().__init__(tags, Settings.model_validate({"threads": 1, "max_timeout_ms": 20_000}), Machine())
+    def __init__(self, tags: tuple[str, ...], **limits: object) -> None:
+        limits = {"threads": 1, "max_timeout_ms": 20_000} | limits
+        super().__init__(tags, Settings.model_validate(limits), Machine())
         self.begun = 0
         self.let_go = threading.Semaphore(0)
 
-    def classify(self, *arguments: Any) -> Any:
+    def decode(self, *arguments: Any) -> Any:
         self.begun += 1
         assert self.let_go.acquire(timeout=20)
-        return super().classify(*arguments)
+        return super().decode(*arguments)
 
 
 @pytest.fixture
 def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
     """One thread, so that a second request has to queue."""
     classifier = Held(exported_pair[:1])
-    with ThreadPoolExecutor(1) as pool:
-        yield Opened(classifier, pool=pool)
-        classifier.let_go.release(100)
+    yield Opened(classifier)
+    classifier.let_go.release(100)
     classifier.close()
 
 
@@ -164,14 +163,11 @@ def test_a_deadline_that_is_none_is_refused(opened: Opened, text: str) -> None:
 
 
 def test_the_service_has_less_patience_than_any_client(exported_pair: tuple[str, str]) -> None:
-    settings = Settings.model_validate({"threads": 1, "max_timeout_ms": 50})
-    classifier = Held(exported_pair[:1])
-    classifier.settings = settings
+    classifier = Held(exported_pair[:1], max_timeout_ms=50)
 
     async def scenario(opened: Opened) -> None:
         assert (await Client(opened, "60000").answer())[0] == 504
 
-    with ThreadPoolExecutor(1) as pool:
-        asyncio.run(scenario(Opened(classifier, pool=pool)))
-        classifier.let_go.release()
+    asyncio.run(scenario(Opened(classifier)))
+    classifier.let_go.release()
     classifier.close()

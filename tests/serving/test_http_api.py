@@ -8,7 +8,6 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,12 +52,11 @@ def one_bit_png(width: int, height: int) -> bytes:
 
 
 @contextmanager
-def opening(tags: tuple[str, ...], keys: Keys | None = None, **limits: int) -> Iterator[Opened]:
+def opening(tags: tuple[str, ...], keys: Keys | None = None, **limits: object) -> Iterator[Opened]:
     """What a worker with these settings has opened."""
-    classifier = Classifier(tags, Settings.model_validate(limits), Machine())
-    with ThreadPoolExecutor(2) as pool:
-        yield Opened(classifier, keys, pool)
-    classifier.close()
+    found = Opened(Classifier(tags, Settings.model_validate({"threads": 2} | limits), Machine()), keys)
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +238,15 @@ def test_variants_tell_what_is_served(client: TestClient) -> None:
 
 
 def test_openapi_describes_the_routes_and_the_answers(client: TestClient, openapi: dict[str, Any]) -> None:
-    assert openapi["paths"].keys() == {"/classify", "/variants", "/readyz", "/livez", "/metrics"}
+    assert openapi["paths"].keys() == {"/classify", "/classify/batch", "/variants", "/readyz", "/livez", "/metrics"}
     post = openapi["paths"]["/classify"]["post"]
-    assert [parameter["name"] for parameter in post["parameters"]] == ["variant", "top_k", "X-Request-Timeout-Ms"]
+    assert [parameter["name"] for parameter in post["parameters"]] == [
+        "variant",
+        "top_k",
+        "X-Client-Key",
+        "X-Request-Timeout-Ms",
+        "X-Request-Id",
+    ]
     assert post["parameters"][0]["schema"]["enum"] == list(PAIR)
     assert post["requestBody"]["content"].keys() == {"image/*", "application/octet-stream", "multipart/form-data"}
     schemas = openapi["components"]["schemas"]

@@ -151,11 +151,11 @@ def test_a_file_that_is_none_is_told_its_line_without_its_content(content: str, 
 
 
 def test_keys_come_by_either_header() -> None:
-    assert presented_in([(b"Authorization", b"bearer  abc ")]) == "abc"
-    assert presented_in([(b"x-api-key", b"abc")]) == "abc"
-    assert presented_in([(b"authorization", b"Basic abc"), (b"x-api-key", b"def")]) == "def"
-    assert presented_in([(b"authorization", b"Bearer")]) is None
-    assert presented_in([]) is None
+    assert presented_in({b"authorization": b"bearer  abc "}) == "abc"
+    assert presented_in({b"x-api-key": b"abc"}) == "abc"
+    assert presented_in({b"authorization": b"Basic abc", b"x-api-key": b"def"}) == "def"
+    assert presented_in({b"authorization": b"Bearer"}) is None
+    assert presented_in({}) is None
 
 
 def test_a_real_service_asks_for_keys_and_does_not_start_without_their_file(

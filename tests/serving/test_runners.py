@@ -247,8 +247,10 @@ def test_threads_get_their_own_answers(engine: Artifact, settings: Settings) -> 
 def test_a_photograph_is_answered_and_variants_says_what_really_runs(engine: Artifact, settings: Settings) -> None:
     classifier = Classifier((engine.tag,), settings, with_gpu(engine))
     try:
-        answer = classifier.classify(encoded(), classifier.choose(None), 3, 0.0)
-        assert len(answer.predictions) == 3
+        answer = TestClient(HttpApi(PlainTextResponse(""), Opened(classifier))).post(
+            "/classify?top_k=3", content=encoded()
+        )
+        assert len(answer.json()["predictions"]) == 3
         (variant,) = classifier.variants().variants
         assert variant.runtime == f"tensorrt_rtx {VERSION}"
         assert variant.device == "cuda:0, Host GPU, compute capability 8.9"
@@ -293,9 +295,9 @@ def test_a_gpu_that_dies_ends_readiness(
     assert readiness() == {200}
     machine.module.engine.cudart.is_dead = True
     assert readiness() == {200}  # nobody has asked it yet
-    with pytest.raises(DeviceError, match="cudaErrorLaunchFailure"):
-        classifier.classify(encoded(), classifier.choose(None), 3, 0.0)
+    assert api.post("/classify", content=encoded()).status_code == 500
     assert str(classifier.fault).startswith("resnet14-preact: cuda")
+    assert "cudaErrorLaunchFailure" in str(classifier.fault)
     assert readiness() == {503, 400}
     assert api.get("/v2/models/resnet14-preact/ready").json() == {"name": "resnet14-preact", "ready": False}
     classifier.close()

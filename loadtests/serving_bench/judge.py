@@ -1,0 +1,147 @@
+"""What a cell's turns show of the measures that this service is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtests.serving_bench.plan import PEERS, Cell, Lane
+from loadtests.serving_bench.turns import Turn
+from loadtests.turns import FEWEST_ROUNDS, Ratio, median_over
+
+MOST_FAILURES = 0.01  # of all requests of a lane; beyond, the answered ones do not stand for the rest
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+Figure = Callable[[Turn], float]
+
+
+def throughput(turn: Turn) -> float:
+    return turn.throughput_rps
+
+
+def cpu(turn: Turn) -> float:
+    return turn.cpu_us
+
+
+def p99(turn: Turn) -> float:
+    return turn.p99_us
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A claim, the figure it is judged by, and the verdict: on the interval, so that one which straddles the bound is
+    undecided."""
+
+    claim: str
+    value: Ratio | None
+    verdict: str
+
+
+def at_least(claim: str, value: Ratio | None, bound: float) -> Measure:
+    if value is None:
+        return too_few(claim)
+    return Measure(claim, value, HOLDS if value.low >= bound else FAILS if value.high < bound else UNDECIDED)
+
+
+def at_most(claim: str, value: Ratio | None, bound: float) -> Measure:
+    if value is None:
+        return too_few(claim)
+    return Measure(claim, value, HOLDS if value.high <= bound else FAILS if value.low > bound else UNDECIDED)
+
+
+def less_than(claim: str, value: Ratio | None, bound: float) -> Measure:
+    if value is None:
+        return too_few(claim)
+    return Measure(claim, value, HOLDS if value.high < bound else FAILS if value.low >= bound else UNDECIDED)
+
+
+def not_slower(claim: str, value: Ratio | None) -> Measure:
+    """Slower is what an interval shows that lies below 1 altogether. There is nothing in between: where two servers
+    wait for the same engine their ratio is 1, and no interval of it can lie above."""
+    if value is None:
+        return too_few(claim)
+    return Measure(claim, value, FAILS if value.high < 1 else HOLDS)
+
+
+def too_few(claim: str) -> Measure:
+    return Measure(claim, None, f"{UNDECIDED}: fewer than {FEWEST_ROUNDS} rounds")
+
+
+def over_rounds(turns: Sequence[Turn], lanes: Sequence[Lane], relate: Callable[..., float]) -> Ratio | None:
+    """`relate` of the lanes' turns, round by round where each lane has one that answered anything."""
+    rounds: dict[int, dict[Lane, Turn]] = {}
+    for turn in turns:
+        if turn.requests:
+            rounds.setdefault(turn.round, {})[turn.lane] = turn
+    values = [relate(*(found[lane] for lane in lanes)) for found in rounds.values() if set(lanes) <= found.keys()]
+    return median_over(np.array(values, np.float64))
+
+
+def ours_over(turns: Sequence[Turn], lane: Lane, figure: Figure) -> Ratio | None:
+    def relate(ours: Turn, other: Turn) -> float:
+        return figure(ours) / figure(other) if figure(other) else float("nan")
+
+    return over_rounds(turns, (Lane.OURS, lane), relate)
+
+
+def medians(turns: Sequence[Turn], figure: Figure) -> dict[Lane, float]:
+    by_lane: dict[Lane, list[float]] = {}
+    for turn in turns:
+        by_lane.setdefault(turn.lane, []).append(figure(turn))
+    return {lane: float(np.median(by_lane[lane])) for lane in Lane if lane in by_lane}
+
+
+def failure_rates(turns: Sequence[Turn]) -> dict[Lane, float]:
+    requests, failures = dict.fromkeys(Lane, 0), dict.fromkeys(Lane, 0)
+    for turn in turns:
+        requests[turn.lane] += turn.requests
+        failures[turn.lane] += sum(turn.failures.values())
+    return {turn.lane: failures[turn.lane] / max(requests[turn.lane], 1) for turn in turns}
+
+
+def judge(cell: Cell, turns: Sequence[Turn]) -> list[Measure]:
+    """Lanes in which too many requests fail are not compared with; if it is ours, nothing is."""
+    rates = failure_rates(turns)
+    if rates.get(Lane.OURS, 0) > MOST_FAILURES:
+        return [Measure("nothing is judged", None, f"{rates[Lane.OURS]:.1%} of our requests failed")]
+    return list(measures(cell, [turn for turn in turns if rates[turn.lane] <= MOST_FAILURES]))
+
+
+def measures(cell: Cell, turns: Sequence[Turn]) -> Iterator[Measure]:
+    there = {turn.lane for turn in turns}
+    small = cell.network == "resnet20"
+    if Lane.CEILING in there and small:
+        yield at_most("CPU a request over the ceiling's, at most 1.3", ours_over(turns, Lane.CEILING, cpu), 1.3)
+    if Lane.CEILING in there and not small:
+        yield at_least("throughput over the ceiling's, at least 0.95", ours_over(turns, Lane.CEILING, throughput), 0.95)
+    if {Lane.CEILING, Lane.STARLETTE} <= there and small:
+        yield at_most("CPU a request beyond ceiling and bare starlette, at most 60 us", beyond(turns), 60)
+    if peers := there & set(PEERS):
+        yield from against_peers(medians_of(turns, peers), turns, small=small)
+    if small and cell.concurrency == 16:
+        spread = over_rounds(turns, (Lane.OURS,), lambda turn: turn.p99_us / turn.p50_us)
+        yield less_than("p99 over p50, less than 3", spread, 3)
+
+
+def beyond(turns: Sequence[Turn]) -> Ratio | None:
+    """Microseconds that the hot route takes on top of a bare server that does nothing and of work without a server."""
+    lanes = (Lane.OURS, Lane.CEILING, Lane.STARLETTE)
+    return over_rounds(turns, lanes, lambda ours, ceiling, bare: cpu(ours) - cpu(ceiling) - cpu(bare))
+
+
+def medians_of(turns: Sequence[Turn], lanes: set[Lane]) -> Mapping[str, dict[Lane, float]]:
+    mine = [turn for turn in turns if turn.lane in lanes]
+    return {"throughput": medians(mine, throughput), "p99": medians(mine, p99)}
+
+
+def against_peers(found: Mapping[str, dict[Lane, float]], turns: Sequence[Turn], *, small: bool) -> Iterator[Measure]:
+    """Against whichever is the best of them in what is judged."""
+    fastest = max(found["throughput"], key=lambda lane: found["throughput"][lane])
+    quickest = min(found["p99"], key=lambda lane: found["p99"][lane])
+    ratio = ours_over(turns, fastest, throughput)
+    if small:
+        yield at_least(f"throughput over the best peer's ({fastest}), at least 1.25", ratio, 1.25)
+    else:
+        yield not_slower(f"throughput over the best peer's ({fastest}), not slower", ratio)
+    yield less_than(f"p99 over the best peer's ({quickest}), less than 1", ours_over(turns, quickest, p99), 1)

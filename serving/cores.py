@@ -1,0 +1,34 @@
+"""How many processor cores this process may use, and how they are shared out."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from bentoml._internal.resource import query_cgroup_cpu_count  # its public resources leave out the affinity
+
+CORES_A_WORKER = 4  # beyond that, threads of one worker wait for Python's lock rather than for a core
+
+
+def cores() -> float:
+    """What the affinity of this process and its control group allow; a container may have half a core."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else math.inf
+    return min(allowed, query_cgroup_cpu_count())
+
+
+def default_workers() -> int:
+    return max(1, round(cores() / CORES_A_WORKER))
+
+
+def default_threads(workers: int) -> int:
+    """Of each worker."""
+    return max(1, math.ceil(cores() / workers))
+
+
+def sizing(workers: int, threads: int, intra_op_threads: int) -> str:
+    """One line for the log."""
+    return (
+        f"{cores():g} cores: {workers} workers with {threads} threads each, {intra_op_threads} threads an inference; "
+        f"by default a worker for every {CORES_A_WORKER} cores and a thread for every core "
+        "(SERVING_WORKERS, SERVING_THREADS, SERVING_INTRA_OP_THREADS)"
+    )

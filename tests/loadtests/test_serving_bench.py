@@ -1,0 +1,205 @@
+"""The serving benchmark: what wrk printed is read, verdicts follow from intervals, and a run measures real servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loadtests.serving_bench.__main__ import main
+from loadtests.serving_bench.judge import FAILS, HOLDS, UNDECIDED, failure_rates, judge
+from loadtests.serving_bench.lanes import Opened
+from loadtests.serving_bench.parity import difference, strangers
+from loadtests.serving_bench.plan import Cell, Lane, PlanError, read_cell, read_lanes, turns_of
+from loadtests.serving_bench.report import as_text, summary
+from loadtests.serving_bench.turns import Turn, append, read
+from loadtests.serving_bench.wrk import Load, WrkError, parse
+from tests.conftest import BENTOML_HOME
+
+SMALL, LARGE = read_cell("resnet20:fp32:16"), read_cell("resnet50:fp32:16")
+WRK_SAID = """Running 1s test @ http://127.0.0.1:8765/classify
+Requests/sec:  19699.73
+{"requests": 19708, "duration_us": 1000420, "latency_p50_us": 768, "latency_p99_us": 1563, "errors": \
+{"connect": 0, "read": 2, "write": 0, "timeout": 0, "status": 7}}
+"""
+
+
+def test_wrk_is_read_in_microseconds_with_its_failures() -> None:
+    load = parse(WRK_SAID)
+    assert (load.requests, load.seconds, load.p50_us, load.p99_us) == (19708, 1.00042, 768, 1563)
+    assert load.failures == {"read": 2, "status": 7}
+
+
+@pytest.mark.parametrize("said", ["", "unable to connect to 127.0.0.1:1 Connection refused\n", '{"requests": 1}\n'])
+def test_what_wrk_does_not_measure_is_an_error(said: str) -> None:
+    with pytest.raises(WrkError, match="no measurement"):
+        parse(said)
+
+
+def turns(cell: Cell, ours: float, *, failures: int = 0) -> list[Turn]:
+    """Twelve rounds: ours takes `ours` times what the other lanes take, give or take 2 %; bare starlette 50 us."""
+    generator = np.random.default_rng(0)
+    cpu_us = {Lane.STARLETTE: 50.0, Lane.CEILING: 1000.0}
+    made = []
+    for number in range(12):
+        for lane in Lane:
+            factor = (ours if lane is Lane.OURS else 1.0) * float(generator.normal(1, 0.02))
+            cpu_s = cpu_us.get(lane, 1000.0) * factor * 1000 / 1e6
+            made.append(
+                Turn(
+                    cell=str(cell),
+                    round=number,
+                    lane=lane,
+                    requests=1000,
+                    failures={"status": failures} if failures and lane is not Lane.STARLETTE else {},
+                    seconds=factor,
+                    p50_us=1000.0,
+                    p99_us=2500.0 * factor,
+                    cpu_s=cpu_s,
+                    others_cpu_s=0.0,
+                    rss_mb=100.0,
+                    idle_share=0.0,
+                )
+            )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("cell", "claim", "factors"),
+    [
+        (LARGE, "throughput over the ceiling's", {HOLDS: 1.0, UNDECIDED: 1 / 0.95, FAILS: 1.2}),
+        (SMALL, "CPU a request over the ceiling's", {HOLDS: 1.2, UNDECIDED: 1.3, FAILS: 1.4}),
+        (SMALL, "CPU a request beyond", {HOLDS: 1.0, UNDECIDED: 1.11, FAILS: 1.3}),
+        (SMALL, "throughput over the best peer's", {HOLDS: 0.7, UNDECIDED: 0.8, FAILS: 1.0}),
+        (LARGE, "throughput over the best peer's", {HOLDS: 1.0, FAILS: 1.2}),
+        (LARGE, "p99 over the best peer's", {HOLDS: 0.8, UNDECIDED: 1.0, FAILS: 1.2}),
+        (SMALL, "p99 over p50", {HOLDS: 1.0, UNDECIDED: 1.2, FAILS: 1.4}),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(cell: Cell, claim: str, factors: dict[str, float]) -> None:
+    for verdict, factor in factors.items():
+        found = judge(cell, turns(cell, factor))
+        (measure,) = [each for each in found if each.claim.startswith(claim)]
+        assert measure.verdict == verdict, measure
+
+
+def test_few_rounds_decide_nothing() -> None:
+    few = [turn for turn in turns(SMALL, 1.0) if turn.round < 5]
+    verdicts = [measure.verdict for measure in judge(SMALL, few)]
+    assert len(verdicts) == 5
+    assert all(verdict.startswith(UNDECIDED) for verdict in verdicts)
+
+
+def test_lanes_that_fail_are_shown_and_not_judged() -> None:
+    failing = turns(SMALL, 1.0, failures=20)
+    assert failure_rates(failing)[Lane.OURS] == 0.02
+    (said,) = judge(SMALL, failing)
+    assert "2.0% of our requests failed" in said.verdict
+    assert " 240" in as_text(summary(SMALL, failing, {}))
+
+
+def test_the_table_has_every_lane_its_ratio_and_who_was_left_out() -> None:
+    shown = [turn for turn in turns(SMALL, 1.1) if turn.lane is not Lane.LITSERVE]
+    text = as_text(summary(SMALL, shown, {Lane.LITSERVE: "0.jpg: [3] instead of [4]"}))
+    assert all(lane in text for lane in Lane)
+    assert "litserve     not measured: 0.jpg" in text
+    assert text.count("[") >= 3 * 5
+
+
+def test_lanes_take_turns_at_being_first() -> None:
+    lanes = read_lanes("ceiling,starlette")
+    assert lanes == (Lane.OURS, Lane.STARLETTE, Lane.CEILING)
+    order = list(turns_of(3, lanes))
+    assert [lane for _, lane in order[::3]] == list(lanes)
+    assert {lane for number, lane in order if number == 1} == set(lanes)
+
+
+@pytest.mark.parametrize("text", ["resnet18:fp32:16", "resnet20:fp16:16", "resnet20:fp32:0", "resnet20"])
+def test_an_unknown_cell_is_refused(text: str) -> None:
+    with pytest.raises(PlanError, match="resnet20"):
+        read_cell(text)
+
+
+def test_another_answer_is_a_difference() -> None:
+    ours = [{"index": 3, "probability": 0.9}, {"index": 5, "probability": 0.1}]
+    assert difference(ours, ours) is None
+    assert difference([{"index": 3, "probability": 0.90005}, ours[1]], ours) is None
+    assert "0.8" in str(difference([{"index": 3, "probability": 0.8}, ours[1]], ours))
+    assert "instead of" in str(difference(ours[::-1], ours))
+    assert "instead of" in str(difference([], ours))
+
+
+@dataclass
+class Fake:
+    """A lane that answers everything alike, or with an error."""
+
+    answer: list[dict[str, Any]] | OSError
+    tree: Any = None
+
+    def predictions(self, jpeg: Path) -> list[dict[str, Any]]:
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        return self.answer
+
+    def load(self, jpegs: Sequence[Path], seconds: int, connections: int) -> Load:
+        raise AssertionError("nothing is measured here")
+
+
+def test_who_answers_otherwise_is_left_out_with_the_reason() -> None:
+    ours = [{"index": 3, "probability": 0.9}]
+    lanes: dict[Lane, Opened] = {
+        Lane.OURS: Fake(ours), Lane.STARLETTE: Fake([]), Lane.FASTAPI: Fake(ours),
+        Lane.LITSERVE: Fake([{"index": 4, "probability": 0.9}]), Lane.BENTOML: Fake(OSError("500")),
+    }  # fmt: skip
+    reasons = strangers(lanes, [Path("0.jpg")])
+    assert reasons == {Lane.LITSERVE: "0.jpg: [4] instead of [3]", Lane.BENTOML: "0.jpg: OSError: 500"}
+
+
+def test_a_log_that_was_cut_off_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
+    log = tmp_path / "turns.jsonl"
+    first, second, *_ = turns(SMALL, 1.0)
+    append(log, first)
+    with log.open("a") as file:
+        file.write('{"cell": "resnet20:fp32:16", "rou')
+    assert list(read(log)) == [first]
+    append(log, second)
+    assert list(read(log)) == [first, second]
+
+
+def test_without_wrk_there_is_one_line_that_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "apt install wrk" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.wrk
+def test_a_run_measures_real_servers_and_resumes(
+    exported_pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ["--cells", "resnet20:fp32:2", "--lanes", "ours,starlette,ceiling", "--rounds", "1", "--turn-seconds", "1"]
+    arguments = [*chosen, "--out", str(tmp_path), "--bentoml-home", BENTOML_HOME.name]
+    assert main(arguments) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "serving.json").read_text())
+    assert report["conditions"]["artifacts"] == {"resnet20:fp32": exported_pair[1]}
+    (cell,) = report["cells"]
+    assert cell["not_measured"] == {}
+    assert set(cell["lanes"]) == {"ours", "starlette", "ceiling"}
+    for lane in cell["lanes"].values():
+        assert lane["throughput_rps"] > 0
+        assert 0 < lane["latency_p50_ms"] <= lane["latency_p99_ms"]
+        assert lane["cpu_us"] > 0
+        assert lane["failures"] == {}
+    log = (tmp_path / "turns.jsonl").read_text()
+    assert main([*arguments, "--resume"]) == 0
+    assert (tmp_path / "turns.jsonl").read_text() == log
+    assert main([*arguments, "--resume", "--threads", "63"]) == 2
+    assert "threads was" in capsys.readouterr().err
