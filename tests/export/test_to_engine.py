@@ -384,9 +384,16 @@ def host_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_where_the_gpu_is_at_hand_the_engine_is_verified_itself(
-    host_gpu: list[Path], graph: Path, cache: list[str], capsys: pytest.CaptureFixture[str]
+    host_gpu: list[Path],
+    graph: Path,
+    cache: list[str],
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["resnet8-preact", "--untrained", *RTX, *cache, "--compute-capability", "8.9"]
+    shutil.copy(photographs / "chelsea.png", tmp_path)
+    images = ["--images", str(tmp_path)]
+    arguments = ["resnet8-preact", "--untrained", *images, *RTX, *cache, "--compute-capability", "8.9"]
     manifest, _ = manifest_and_folder(arguments, capsys)
     assert manifest.engine is not None
     assert manifest.engine.not_measured is None
@@ -397,5 +404,5 @@ def test_where_the_gpu_is_at_hand_the_engine_is_verified_itself(
     assert "the logits of what was exported differ from torch's" in capsys.readouterr().err
     host_gpu[:] = [Path("none")]
     assert main([*arguments, "--max-batch-size", "5"]) == 2
-    command = "python -m export resnet8-preact --untrained --runtime tensorrt_rtx --compute-capability 8.9"
-    assert f"rebuild it: {command} --max-batch-size 5, or serve" in capsys.readouterr().err
+    command = "resnet8-preact --images FOLDER --untrained --runtime tensorrt_rtx --compute-capability 8.9"
+    assert f"rebuild it: python -m export {command} --max-batch-size 5, or serve" in capsys.readouterr().err
