@@ -48,7 +48,9 @@ check: $(VENV)/dev ## format, lint, types
 fix: $(VENV)/dev ## format and repair what can be repaired
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-EXPORT = $(BIN)/python -m export $(VARIANTS) $(if $(wildcard $(DATA)),--data $(DATA)) $(EXPORT_OPTIONS)
+# The default is taken where it is there; what somebody names has to be.
+DATA_OPTION = $(addprefix --data ,$(if $(filter file,$(origin DATA)),$(wildcard $(DATA)),$(DATA)))
+EXPORT = $(BIN)/python -m export $(VARIANTS) $(DATA_OPTION) $(EXPORT_OPTIONS)
 train: $(VENV)/dev ## train VARIANTS on DATA; run again to resume
 	for variant in $(VARIANTS); do $(BIN)/python -m models train $$variant --data $(DATA) || exit; done
 export: $(VENV)/demo ## export VARIANTS to BentoML's model store
@@ -88,7 +90,7 @@ else
 endif
 	@touch $@
 gpu-check: $(VENV)/gpu ## on a GPU machine: parity, accuracy, engines beside torch, the service under load; resumes
-	$(BIN)/python gpu_check.py $(if $(wildcard $(DATA)),--data $(DATA)) $(GPU_CHECK_OPTIONS)
+	$(BIN)/python gpu_check.py $(DATA_OPTION) $(GPU_CHECK_OPTIONS)
 lock: $(VENV)/dev ## renew the pinned versions
 	$(BIN)/uv pip compile $(LOCK) --upgrade --group dev -o requirements/lock.txt
 	$(BIN)/uv pip compile $(LOCK) --group serve -c requirements/lock.txt -o requirements/serve.txt

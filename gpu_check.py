@@ -19,8 +19,10 @@ from typing import Any
 
 from export.artifact import Precision, read_manifest
 from export.cuda import Cuda, UnavailableError
-from export.gpu_bench import as_text, cells_of, is_done, write
+from export.gpu_bench import EXIT_CODES, NO_GPU, as_text, cells_in, conditions, status_of
 from export.gpu_lanes import GpuRuntime, missing, precisions
+from export.results import Results, write_json
+from export.rounds import at_least_fewest
 from export.verify import MOST_POINTS_LOST, measure_accuracy
 from loadtests.local_service import local_service
 from models.data import Part, load_split
@@ -41,9 +43,12 @@ def main() -> int:
     folder: Path = options.out / ("no-gpu" if isinstance(cuda, UnavailableError) else cuda.name.replace(" ", "-"))
     os.environ |= {"BENTOML_HOME": str(folder.absolute() / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
     present = [runtime for runtime in SERVED if missing(GpuRuntime(runtime), cuda) is None]
-    for name, step in steps(folder, present, options):
-        path = folder / "steps" / f"{name}.json"
-        if is_done(path):
+    results, cells = results_in(folder, cuda, options), cells_in(folder, cuda, options.rounds)
+    if (line := results.begun_anew()) is not None:
+        print(line, flush=True)
+    wanted = dict(steps(folder, present, options))
+    for name, step in wanted.items():
+        if results.has(name):
             continue
         begun = time.monotonic()
         print(f"\n{name}", flush=True)
@@ -51,29 +56,53 @@ def main() -> int:
             result = step()
         except Exception as error:  # noqa: BLE001  the other steps go on; the table says so
             result = {"failed": f"{type(error).__name__}: {error}"}
-        write(path, result | {"seconds": round(time.monotonic() - begun, 1)})
-        report(folder, options.out, cuda)
+        results.keep(name, result | {"seconds": round(time.monotonic() - begun, 1)})
+        report(results, cells, options.out, cuda)
     if isinstance(cuda, UnavailableError):
-        print(report(folder, options.out, cuda))
-        return 3
+        print(report(results, cells, options.out, cuda))
+        return NO_GPU
     bench = ["--depths", *map(str, options.depths), "--rounds", str(options.rounds)]
     code = subprocess.run(
         [sys.executable, "-m", "export", "gpu-bench", "--out", folder, *bench, *cache_option(folder)],
         check=False,
     ).returncode
-    print(report(folder, options.out, cuda))
-    failed = [name for name, _ in steps(folder, present, options) if not is_done(folder / "steps" / f"{name}.json")]
-    return code or (4 if failed else 0)
+    print(report(results, cells, options.out, cuda))
+    found = results.all()
+    return worst(code, *(status_of(measures(found[name])) for name in wanted))
+
+
+def worst(*codes: int) -> int:
+    """What failed, before what does not hold, before nothing."""
+    return min((code for code in codes if code), default=0)
+
+
+def measures(step: dict[str, Any]) -> list[dict[str, Any]]:
+    """What can fail or not hold: the step itself, and each variant's part of it."""
+    return [step, *(each for each in step.values() if isinstance(each, dict))]
+
+
+def results_in(folder: Path, cuda: Cuda | UnavailableError, options: argparse.Namespace) -> Results:
+    data = None if options.data is None else options.data.name
+    said = {"rounds": options.rounds, "users": options.users, "data": data}
+    return Results(folder / "steps", conditions(cuda) | said)
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="gpu_check.py", description=__doc__)
-    top.add_argument("--data", type=Path, help="CIFAR-10: accuracy of the shipped pair, else that is not measured")
+    top = argparse.ArgumentParser(prog="gpu_check.py", description=__doc__, epilog=EXIT_CODES)
+    top.add_argument(
+        "--data", type=present_folder, help="CIFAR-10: accuracy of the shipped pair, else that is not measured"
+    )
     top.add_argument("--depths", type=int, nargs="+", choices=PAIRS, default=[50, 20], metavar="DEPTH")
-    top.add_argument("--rounds", type=int, default=40, help="default: 40")
+    top.add_argument("--rounds", type=at_least_fewest, default=40, help="default: 40")
     top.add_argument("--users", type=int, default=16, help="clients of the load tests (default: 16)")
     top.add_argument("--out", type=Path, default=Path("build/gpu-check"))
     return top
+
+
+def present_folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such folder")
+    return Path(text)
 
 
 def steps(folder: Path, present: list[ServingRuntime], options: argparse.Namespace) -> Iterator[Step]:
@@ -153,21 +182,22 @@ def served(
     return {"ready_s": ready_s} | compared
 
 
-def report(folder: Path, out: Path, cuda: Cuda | UnavailableError) -> str:
+def report(results: Results, cells: Results, out: Path, cuda: Cuda | UnavailableError) -> str:
     """Everything so far: one JSON file beside the folder, and one table."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "steps").glob("*.json"))}
+    folder, found, timed = results.folder.parent, results.all(), list(cells.all().values())
     machine = folder / "machine.json"
     lacking = {str(runtime): reason for runtime in GpuRuntime if (reason := missing(runtime, cuda)) is not None}
     content = {
+        "conditions": results.conditions,
         "machine": json.loads(machine.read_text()) if machine.exists() else {"gpu": None, "missing": lacking},
         "steps": found,
-        "cells": list(cells_of(folder)),
+        "cells": timed,
     }
-    write(out / f"{folder.name}.json", content)
+    write_json(out / f"{folder.name}.json", content)
     lines = [f"\n{folder.name}: {cuda}"] + [f"missing: {name}: {reason}" for name, reason in lacking.items()]
     for name, step in found.items():
         lines += [f"{name}  {line}" for line in described(step)]
-    lines += [as_text(cell) for cell in cells_of(folder)]
+    lines += [as_text(cell) for cell in timed]
     return "\n".join([*lines, f"{out / folder.name}.json"])
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from export.artifact import ArtifactError, Precision, Runtime
+from export.artifact import MAX_BATCH_SIZE, ArtifactError, Precision, Runtime
 from export.bench import main as bench
 from export.cuda import DeviceError, UnavailableError
 from export.engine_cache import default_folder
@@ -72,18 +75,20 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--images", type=Path, help="folder of photographs for parity without data (default: scikit-image's own)"
     )
-    top.add_argument("--max-batch-size", type=positive, default=64, help="the largest batch to serve (default: 64)")
-
+    top.add_argument(
+        "--max-batch-size", type=positive, default=MAX_BATCH_SIZE,
+        help="the largest batch to serve (default: %(default)s)",
+    )  # fmt: skip
     top.add_argument(
         "--no-fold", dest="fold", action="store_false", help="leave BatchNormalization on residual streams as it is"
     )
 
     top.add_argument(
-        "--precision", type=precision, choices=[*Precision, AUTO], default=Precision.FP32,
+        "--precision", **among([*Precision, AUTO]), default=Precision.FP32,
         help="default: fp32; auto is the fastest that passes its gate on --data",
     )  # fmt: skip
     top.add_argument(
-        "--most-points-lost", type=float, metavar="POINTS",
+        "--most-points-lost", type=points, metavar="POINTS",
         help=f"refuse what scores this much less than fp32 on --data "
         f"(default: {MOST_POINTS_LOST[Precision.FP16]} in fp16, {MOST_POINTS_LOST[Precision.INT8]} in int8)",
     )  # fmt: skip
@@ -92,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         "TensorRT engines", "TensorRT builds on the GPU to be served on, TensorRT-RTX anywhere"
     )
     engine.add_argument(
-        "--runtime", type=Runtime, choices=list(Runtime), default=Runtime.ONNXRUNTIME,
+        "--runtime", **among(Runtime), default=Runtime.ONNXRUNTIME,
         help="what the artifact is made for (default: onnxruntime)",
     )  # fmt: skip
     engine.add_argument(
@@ -124,12 +129,12 @@ def parser() -> argparse.ArgumentParser:
     )
     own.add_argument("--labels", type=Path, metavar="FILE", help="text file, a label a line in the order of the logits")
     own.add_argument("--num-classes", type=positive, help="default: the size of the checkpoint's head")
-    own.add_argument("--shortcut", type=Shortcut, choices=list(Shortcut), help="default: the variant's")
+    own.add_argument("--shortcut", **among(Shortcut), help="default: the variant's")
     own.add_argument("--resize", type=positive, help="pixels of the shorter side; default: the variant's, as all below")
     own.add_argument("--crop", type=positive, help="pixels of the square that is cut from the centre")
     own.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels from 0 to 1")
     own.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
-    own.add_argument("--interpolation", type=Interpolation, choices=list(Interpolation))
+    own.add_argument("--interpolation", **among(Interpolation))
     return top
 
 
@@ -149,8 +154,23 @@ def choices(options: argparse.Namespace) -> list[ModelChoice]:
     return [said.model_copy(update={"variant": name}) for name in options.variants] or [said]
 
 
-def precision(text: str) -> str:
-    return text if text == AUTO else Precision(text)
+def among(words: Iterable[str]) -> dict[str, Any]:
+    """How argparse takes one of several words: told in the help, and when none of them is given."""
+    known = {str(word): word for word in words}
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
+        return known[text]
+
+    return {"type": parse, "choices": list(known)}
+
+
+def points(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:  # refuses NaN as well
+        raise argparse.ArgumentTypeError(f"{text} is no number of percentage points from 0 to 100")
+    return value
 
 
 def positive(text: str) -> int:
@@ -161,4 +181,5 @@ def positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does: what is begun is removed
     sys.exit(main())

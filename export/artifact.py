@@ -13,6 +13,7 @@ from models.atomic_file import write_atomically
 from models.spec import ModelSpec, Preprocessing
 
 MANIFEST, GRAPH_FILE, ENGINE_FILE = "manifest.json", "model.onnx", "model.engine"
+MAX_BATCH_SIZE = 64  # where an export names none
 DIGEST_LENGTH = 16  # hexadecimal digits of the manifest's sha256 in a version
 Dimension = int | Literal["batch"]
 Sha256 = str
@@ -102,12 +103,14 @@ class Engine(Strict):
     """A TensorRT engine, and where it runs: on one version of its flavour, and one GPU architecture.
 
     `compute_capability` is that of the GPU, such as `9.0`; null for TensorRT-RTX's portable engines, Ampere and later.
+    `gpu` is the model whose kernels TensorRT timed; null for TensorRT-RTX, which times none when it builds.
     `parity` and `accuracy` are the engine's own, null where it was built without such a GPU, or without labelled data.
     """
 
     flavour: Runtime
     version: str
     compute_capability: str | None
+    gpu: str | None = None
     onnx_sha256: Sha256
     profile: OptimizationProfile
     optimization_level: int | None
@@ -128,12 +131,14 @@ class Manifest(Strict):
     `parity` and `accuracy` are the exported graph's own, run by ONNX Runtime; `training_accuracy` is what the
     checkpoint says of itself, `fp32_accuracy` what the graph scored before its precision was lowered. `not_measured`
     gives the reason for every measurement that is null, and for those alone. `folding` is null where it was switched
-    off, `quantization` but for int8, `engine` but for TensorRT.
+    off, `quantization` but for int8, `engine` but for TensorRT. `given` are the export's options that nothing else here
+    tells, with FILE and FOLDER for what only its maker has.
     """
 
     schema_version: Literal[1] = 1
     variant: str
     trained: bool
+    given: tuple[str, ...] = ()
     spec: ModelSpec
     labels: tuple[str, ...]
     input: TensorSpec
@@ -182,11 +187,19 @@ class Manifest(Strict):
 
 
 def command_of(manifest: Manifest) -> str:
-    """What makes such an artifact again, the variant's own weights assumed."""
-    options = "" if manifest.runtime is Runtime.ONNXRUNTIME else f" --runtime {manifest.runtime}"
-    options += "" if manifest.precision is Precision.FP32 else f" --precision {manifest.precision}"
-    options += "" if manifest.trained else " --untrained"
-    return f"python -m export {manifest.variant}{options}"
+    """What makes such an artifact again."""
+    capability = manifest.engine.compute_capability if manifest.engine is not None else None
+    is_free = manifest.runtime is Runtime.TENSORRT_RTX  # TensorRT itself builds for the GPU at hand
+    words = [
+        *manifest.given,
+        *([] if manifest.trained else ["--untrained"]),
+        *([] if manifest.runtime is Runtime.ONNXRUNTIME else ["--runtime", manifest.runtime]),
+        *(["--compute-capability", capability] if is_free and capability is not None else []),
+        *([] if manifest.precision is Precision.FP32 else ["--precision", manifest.precision]),
+        *([] if manifest.max_batch_size == MAX_BATCH_SIZE else ["--max-batch-size", str(manifest.max_batch_size)]),
+        *([] if manifest.folding is not None else ["--no-fold"]),
+    ]
+    return " ".join(["python -m export", manifest.variant, *words])
 
 
 def preprocessing_sha256(preprocessing: Preprocessing) -> Sha256:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from export.artifact import Precision
 from export.bench_lanes import Lane, LaneError, Runtime, graphs_of, open_lane, runtimes
 from export.quantize import MadeFor
-from export.rounds import interleaved, seconds_of
+from export.rounds import at_least_fewest, interleaved, seconds_of
 from models.atomic_file import write_atomically
 from models.paired import Interval, median_interval
 from models.spec import spec_for
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m export bench", description=__doc__)
-    top.add_argument("--rounds", type=int, default=40, help="default: 40")
+    top.add_argument("--rounds", type=at_least_fewest, default=40, help="default: 40")
     top.add_argument(
         "--depths", type=int, nargs="+", choices=LARGE_BATCH, default=[50, 110, 20], metavar="DEPTH",
         help=f"of {', '.join(map(str, LARGE_BATCH))} (default: 50 110 20)",

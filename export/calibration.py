@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from export.artifact import Strict
 from export.images import Pixels, bundled_photographs, from_folder, from_photographs, random_pixels
+from export.progress import progress
 from export.quantize import PrecisionError, Ranges, calibrate
 from export.source import Source
 from models.atomic_file import write_atomically
@@ -49,7 +49,7 @@ def calibration_of(model: onnx.ModelProto, source: Source, images: Path | None, 
         assert source.checkpoint is not None
         return read_calibration(file_beside(source.checkpoint), source.checkpoint_sha256, model)
     pixels, description = found
-    batches = tqdm(split_up(pixels), total=-(-len(pixels) // BATCH_SIZE), desc="calibration", unit="batch", leave=False)
+    batches = progress(split_up(pixels), "calibration", "batch", total=-(-len(pixels) // BATCH_SIZE))
     ranges = dict(sorted(calibrate(model, batches).items()))
     return Calibration(
         checkpoint_sha256=source.checkpoint_sha256,

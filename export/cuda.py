@@ -15,7 +15,7 @@ class UnavailableError(RuntimeError):
 
 
 class DeviceError(RuntimeError):
-    """A GPU that was there failed."""
+    """What was open failed at work: a GPU, or a runtime."""
 
 
 class Cuda:
@@ -73,6 +73,10 @@ class Cuda:
 
     def stream(self) -> Any:
         return self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
+
+    def check(self) -> None:
+        """Raises DeviceError where the GPU has failed for good: whoever asks gets the same error from then on."""
+        self.call("cudaDeviceSynchronize")
 
     def upload(self, device: int, host: NDArray[Any], stream: Any) -> None:
         """Copy a contiguous array to the device, in the stream's order."""

@@ -39,7 +39,9 @@ class Measured:
     accuracy: Accuracy | None
 
 
-def describe(source: Source, folder: Path, precision: Precision, max_batch_size: int, measured: Measured) -> Manifest:
+def describe(
+    source: Source, folder: Path, precision: Precision, max_batch_size: int, measured: Measured, given: tuple[str, ...]
+) -> Manifest:
     """The manifest of a graph, before an engine is made of it."""
     spec, crop = source.spec, source.spec.preprocessing.crop
     commit, no_commit = current_commit()
@@ -59,6 +61,7 @@ def describe(source: Source, folder: Path, precision: Precision, max_batch_size:
     return Manifest(
         variant=spec.variant,
         trained=trained,
+        given=given,
         spec=spec,
         labels=source.labels,
         input=TensorSpec(name=INPUT, dtype="uint8", shape=("batch", crop, crop, 3)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -37,7 +38,11 @@ class EngineCache:
         if not is_own(self.folder):
             return None
         for path in self.folder.glob(f"{key_of(engine)}-*.engine"):
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                logger.warning("%s is not used (%s); what it holds is built again", path, error)
+                continue
             if hashlib.sha256(content).hexdigest() == path.stem.rpartition("-")[2]:
                 return content
         return None
@@ -47,7 +52,8 @@ class EngineCache:
 
     def timing(self, engine: Engine) -> Path:
         """The file of TensorRT's own measurements of kernels, which shorten the next build."""
-        return self.folder / f"{engine.flavour}-{engine.version}-{engine.compute_capability}.timing"
+        gpu = re.sub(r"\W+", "-", f"{engine.gpu}-{engine.compute_capability}")
+        return self.folder / f"{engine.flavour}-{engine.version}-{gpu}.timing"
 
     def kernels(self, content: bytes, compute_capability: str) -> Path:
         """The file of what TensorRT-RTX compiled for an engine on this GPU, which shortens the next start."""
@@ -84,6 +90,6 @@ def remember(path: Path, content: bytes) -> None:
 
 
 def key_of(engine: Engine) -> str:
-    """Digest of the graph, flavour, version, compute capability and options."""
+    """Digest of the graph, flavour, version, GPU and options."""
     decisive = engine.model_dump_json(exclude={"parity", "accuracy", "not_measured"})
     return hashlib.sha256(decisive.encode()).hexdigest()[:32]

@@ -7,6 +7,7 @@ bucket, a larger one than the profile allows is cut up.
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +19,9 @@ from numpy.typing import NDArray
 from export.artifact import ArtifactError, Engine, Runtime
 from export.cuda import Cuda, DeviceError
 from export.engine_cache import known, remember
-from export.flavour import made, messages
+from export.flavour import made, messages, runs_portable
 
-PORTABLE_SINCE = (8, 0)  # TensorRT-RTX's engines without a compute capability: Ampere and later
+logger = logging.getLogger(__name__)
 
 
 class EngineSession(AbstractContextManager["EngineSession"]):
@@ -37,6 +38,8 @@ class EngineSession(AbstractContextManager["EngineSession"]):
         kernels: Path | None = None,
     ) -> None:  # fmt: skip
         refuse_strangers(engine, cuda, tensorrt, source, rebuild)
+        if (reason := tuned_elsewhere(engine, cuda)) is not None:
+            logger.warning("%s: %s: it may run slower than it could; %s", source, reason, rebuild)
         self.cuda, self.tensorrt = cuda, tensorrt
         self.log = messages(tensorrt)  # TensorRT does not keep it alive
         self.stack = ExitStack()
@@ -162,7 +165,8 @@ class EngineSession(AbstractContextManager["EngineSession"]):
         return logits
 
     def close(self) -> None:
-        self.stack.close()
+        with suppress(DeviceError):  # a GPU that has failed takes nothing back
+            self.stack.close()
         self.graphs, self.contexts = {}, []
         self.config = self.cache = self.engine = self.runtime = None
 
@@ -186,10 +190,16 @@ def misfit(engine: Engine, cuda: Cuda, tensorrt: Any) -> str | None:
         return f"was built by {engine.flavour} {engine.version}, here is {tensorrt.__version__}"
     built_for = engine.compute_capability
     if built_for is None:
-        portable = tuple(map(int, cuda.compute_capability.split("."))) >= PORTABLE_SINCE
-        return None if portable else f"was built for compute capability 8.0 and later, here is {cuda}"
+        fits = runs_portable(cuda.compute_capability)
+        return None if fits else f"was built for compute capability 8.0 and later, here is {cuda}"
     same = built_for == cuda.compute_capability
     return None if same else f"was built for compute capability {built_for}, here is {cuda}"
+
+
+def tuned_elsewhere(engine: Engine, cuda: Cuda) -> str | None:
+    """Whose kernels an engine has, where that is another model of GPU; it runs on this one too."""
+    same = engine.gpu in (None, cuda.name)
+    return None if same else f"was built on {engine.gpu}, here is {cuda.name}"
 
 
 def refuse_strangers(engine: Engine, cuda: Cuda, tensorrt: Any, source: str, rebuild: str) -> None:

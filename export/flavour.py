@@ -11,6 +11,7 @@ from export.cuda import UnavailableError
 
 Watch = Callable[[str, int, int], None]
 OLDEST = {Runtime.TENSORRT: (10, 16), Runtime.TENSORRT_RTX: (1, 2)}  # stream capture needs that of TensorRT-RTX
+PORTABLE_SINCE = (8, 0)  # TensorRT-RTX's engines without a compute capability: Ampere and later
 RTX_GPUS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # the compute capabilities that TensorRT-RTX 1.7 knows
 ONNXRUNTIME_FOR_CPUS = "the installed onnxruntime is for CPUs (pip uninstall onnxruntime; pip install onnxruntime-gpu)"
 INSTALL = {Runtime.TENSORRT: "pip install tensorrt", Runtime.TENSORRT_RTX: "pip install tensorrt-rtx"}
@@ -40,6 +41,11 @@ def no_kernels(flavour: Runtime, compute_capability: str) -> str | None:
     return None
 
 
+def runs_portable(compute_capability: str) -> bool:
+    """Whether a GPU runs TensorRT-RTX's engines that were built for none in particular."""
+    return tuple(map(int, compute_capability.split("."))) >= PORTABLE_SINCE
+
+
 def made(kind: Any, log: Any) -> Any:
     """A builder or runtime; raises UnavailableError where TensorRT cannot make one, which takes a driver that fits."""
     try:
@@ -49,7 +55,7 @@ def made(kind: Any, log: Any) -> Any:
 
 
 def messages(module: Any) -> Any:
-    """A logger for TensorRT that keeps its warnings and errors in a list, `found`, and prints nothing."""
+    """A logger for TensorRT that keeps its errors in a list, `found`, and prints nothing; its warnings are many."""
 
     class Messages(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

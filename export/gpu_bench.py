@@ -11,7 +11,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,9 +30,21 @@ from export.bench_lanes import folded, give_statistics, images_for
 from export.cuda import Cuda, UnavailableError, cuda_or_reason
 from export.describe import installed
 from export.engine_cache import EngineCache, default_folder
-from export.gpu_lanes import OF_TORCH, Bench, GpuRuntime, Lane, Pixels, missing, precisions
+from export.gpu_lanes import (
+    FLAVOURS,
+    LAUNCHED_BY_HOST,
+    OF_TORCH,
+    Bench,
+    GpuRuntime,
+    Lane,
+    Pixels,
+    missing,
+    precisions,
+)
 from export.quantize import MadeFor, calibrate, quantize
-from export.rounds import interleaved
+from export.results import Results, write_json
+from export.rounds import at_least_fewest, interleaved
+from export.to_engine import profile_for
 from export.to_fp16 import to_fp16
 from export.to_onnx import ServedGraph, to_onnx
 from models.atomic_file import write_atomically
@@ -58,14 +70,21 @@ class Cell:
         return f"resnet{self.depth}-{self.runtime}-{self.precision}-batch{self.batch}"
 
 
+EXIT_CODES = (
+    "exit status: 0 where all that was measured holds, 2 for a wrong command, 3 without a GPU, 4 where something "
+    "failed, 5 where a bound does not hold"
+)
+WRONG, NO_GPU, FAILED, DOES_NOT_HOLD = 2, 3, 4, 5
+
+
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     return run(options.depths, options.rounds, options.out, cuda_or_reason(), EngineCache(options.engine_cache))
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m export gpu-bench", description=__doc__)
-    top.add_argument("--rounds", type=int, default=40, help="default: 40")
+    top = argparse.ArgumentParser(prog="python -m export gpu-bench", description=__doc__, epilog=EXIT_CODES)
+    top.add_argument("--rounds", type=at_least_fewest, default=40, help="default: 40")
     top.add_argument("--depths", type=int, nargs="+", default=[50, 20], metavar="DEPTH", help="default: 50 20")
     top.add_argument("--out", type=Path, default=Path("build/gpu-check"), help="folder; what is in it is not run again")
     top.add_argument("--engine-cache", type=Path, default=default_folder(), metavar="FOLDER")
@@ -73,35 +92,64 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(depths: Sequence[int], rounds: int, out: Path, cuda: Cuda | UnavailableError, cache: EngineCache) -> int:
-    """Returns 0, or 3 where nothing can be measured here, or 4 where a cell failed."""
+    """Returns a status of EXIT_CODES."""
+    if not isinstance(cuda, UnavailableError) and (other := gpu_of(out)) not in (None, str(cuda)):
+        print(f"error: {out} holds figures of {other}, here is {cuda}; give another --out", file=sys.stderr)
+        return WRONG
+    cells = cells_in(out, cuda, rounds)
+    if (line := cells.begun_anew()) is not None:
+        print(line, flush=True)
     absent = {runtime: reason for runtime in GpuRuntime if (reason := missing(runtime, cuda)) is not None}
-    write(out / "machine.json", machine(cuda, absent, rounds))
+    write_json(out / "machine.json", machine(cuda, absent, rounds))
     for runtime, reason in absent.items():
         print(f"missing: {runtime}: {reason}", flush=True)
     if isinstance(cuda, UnavailableError):
-        return 3
+        return NO_GPU
     for depth in depths:
-        cells = [
+        wanted = [
             Cell(depth, runtime, precision, batch)
             for runtime in GpuRuntime if runtime not in absent
             for precision in precisions(runtime)
             for batch in BATCHES
         ]  # fmt: skip
         graphs = Graphs(depth, out / "graphs")
-        for cell in (cell for cell in cells if not is_done(out / "cells" / f"{cell}.json")):
+        for cell in (cell for cell in wanted if not cells.has(str(cell))):
             bench = Bench(cuda, cell.batch, max(BATCHES), cache)
             try:
                 measured = measure(cell, bench, graphs, rounds)
             except Exception as error:  # noqa: BLE001  the other cells go on; the table says so
                 measured = {"failed": f"{type(error).__name__}: {error}"}
-            write(out / "cells" / f"{cell}.json", asdict(cell) | measured)
+            cells.keep(str(cell), asdict(cell) | measured)
             print(as_text(asdict(cell) | measured), flush=True)
-    return 4 if any("failed" in cell for cell in cells_of(out)) else 0
+    return status_of(cells.all().values())
 
 
-def is_done(path: Path) -> bool:
-    """What failed is tried again."""
-    return path.exists() and "failed" not in json.loads(path.read_text())
+def status_of(found: Iterable[dict[str, Any]]) -> int:
+    """Of EXIT_CODES: by what failed, or else by what does not hold."""
+    found = list(found)
+    if any("failed" in each for each in found):
+        return FAILED
+    return DOES_NOT_HOLD if any(each.get("verdict") == "does not hold" for each in found) else 0
+
+
+def gpu_of(out: Path) -> str | None:
+    """Whose figures a folder holds."""
+    path = out / "machine.json"
+    gpu: str | None = json.loads(path.read_text())["gpu"] if path.exists() else None
+    return gpu
+
+
+def cells_in(out: Path, cuda: Cuda | UnavailableError, rounds: int) -> Results:
+    return Results(out / "cells", conditions(cuda) | {"rounds": rounds})
+
+
+def conditions(cuda: Cuda | UnavailableError) -> dict[str, Any]:
+    """Figures of others are none of these."""
+    return {
+        "gpu": None if isinstance(cuda, UnavailableError) else str(cuda),
+        "packages": installed(PACKAGES),
+        "cuda_of_torch": torch.version.cuda,
+    }
 
 
 class Graphs:
@@ -193,7 +241,9 @@ def summary(
         ordering: median_interval(each / arrays[Ordering.POST])
         for ordering, each in arrays.items() if ordering is not Ordering.POST
     }  # fmt: skip
+    optimum = profile_for(max(BATCHES)).optimum if cell.runtime in FLAVOURS else None
     result: dict[str, Any] = {
+        "kernels_chosen_for_batch": optimum,
         "ms": {ordering: float(np.median(each)) for ordering, each in arrays.items()},
         "images_per_s": {ordering: 1e3 * cell.batch / float(np.median(each)) for ordering, each in arrays.items()},
         "over_post": {ordering: asdict(ratio) for ordering, ratio in ratios.items()},
@@ -209,6 +259,9 @@ def summary(
 
 def as_text(cell: dict[str, Any]) -> str:
     name = f"ResNet-{cell['depth']:<4} {cell['runtime']:<17} {cell['precision']:<5} batch {cell['batch']:>3}"
+    optimum = cell.get("kernels_chosen_for_batch")
+    name += f", kernels chosen for {optimum}" if optimum not in (None, cell["batch"]) else ""
+    name += ", with the host's launches" if cell["runtime"] in LAUNCHED_BY_HOST else ""
     if "failed" in cell:
         return f"{name}  failed: {cell['failed']}"
     ratios = "  ".join(f"{ordering} {as_interval(Interval(**each))}" for ordering, each in cell["over_post"].items())
@@ -217,21 +270,10 @@ def as_text(cell: dict[str, Any]) -> str:
 
 def machine(cuda: Cuda | UnavailableError, absent: dict[GpuRuntime, str], rounds: int) -> dict[str, Any]:
     return {
-        "gpu": None if isinstance(cuda, UnavailableError) else str(cuda),
+        **conditions(cuda),
         "missing": absent,
-        "packages": installed(PACKAGES),
-        "cuda_of_torch": torch.version.cuda,
         "rounds": rounds,
-        "timed": "upload from page-locked memory, inference and download on one stream, by CUDA events",
+        "timed": "upload from page-locked memory, inference and download on one stream, by CUDA events; "
+        f"{' and '.join(sorted(LAUNCHED_BY_HOST))} get each kernel from the host, which counts where the GPU waits",
         "weights": "random, with statistics of photographs",
     }
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, f"{json.dumps(content, indent=2)}\n".encode())
-
-
-def cells_of(out: Path) -> Iterator[dict[str, Any]]:
-    """What was measured so far."""
-    for path in sorted((out / "cells").glob("*.json")):
-        yield json.loads(path.read_text())

@@ -1,6 +1,8 @@
 """What runs a network on a GPU: engines, ONNX Runtime, torch. Each lane takes page-locked pixels to page-locked logits.
 
-Upload, inference and download go onto one stream and are timed there, by CUDA's events; nothing on the host is.
+Upload, inference and download go onto one stream and are timed there, by CUDA's events. Engines and max-autotune are
+CUDA graphs, whose times have none of the host's in them. torch's eager mode and ONNX Runtime launch kernel by kernel:
+where the GPU waits for the next (small networks, small batches), their times are the host's.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from export.engine_cache import EngineCache
 from export.engine_session import EngineSession
 from export.flavour import ONNXRUNTIME_FOR_CPUS, load, no_kernels
 from export.graph_session import CUDA_PROVIDER, on_cuda, providers
-from export.to_engine import profile_for, to_engine
+from export.to_engine import profile_for, target, to_engine
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
 from models.spec import Preprocessing
 
 Pixels = NDArray[np.uint8]
+DEVICE = "cuda"  # torch's
 
 
 class GpuRuntime(StrEnum):
@@ -47,6 +50,7 @@ class GpuRuntime(StrEnum):
 
 FLAVOURS = {GpuRuntime.TENSORRT: Runtime.TENSORRT, GpuRuntime.TENSORRT_RTX: Runtime.TENSORRT_RTX}
 OF_TORCH = {GpuRuntime.TORCH, GpuRuntime.COMPILED}
+LAUNCHED_BY_HOST = {GpuRuntime.TORCH, GpuRuntime.ONNXRUNTIME}
 
 
 def precisions(runtime: GpuRuntime) -> tuple[Precision, ...]:
@@ -104,8 +108,8 @@ class Bench:
 
     def engine(self, stack: ExitStack, flavour: Runtime, graph: Path) -> Lane:
         """What the service runs: the CUDA graph of a bucket."""
-        capability = self.cuda.compute_capability
-        content, engine = to_engine(graph, flavour, profile_for(self.largest_batch), capability, self.cache)
+        here = target(flavour, self.cuda.compute_capability, self.cuda)
+        content, engine = to_engine(graph, flavour, profile_for(self.largest_batch), here, self.cache)
         session = stack.enter_context(
             EngineSession(
                 content,
@@ -155,7 +159,7 @@ class Bench:
     def torch_lane(self, runtime: GpuRuntime, graph: ServedGraph, precision: Precision) -> Iterator[Lane]:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is not Precision.FP32
         torch.backends.cudnn.benchmark = True
-        network = lowered(graph, precision, fold=runtime is GpuRuntime.COMPILED).to("cuda")
+        network = lowered(graph, precision, fold=runtime is GpuRuntime.COMPILED).to(DEVICE)
         run = torch.compile(network, mode="max-autotune") if runtime is GpuRuntime.COMPILED else network
         crop = graph.preprocessing.crop
         pixels = torch.empty((self.batch, crop, crop, 3), dtype=torch.uint8, pin_memory=True)
@@ -164,7 +168,7 @@ class Bench:
 
         def launch() -> None:
             with torch.inference_mode(), torch.cuda.stream(stream):
-                logits.copy_(run(pixels.to("cuda", non_blocking=True)), non_blocking=True)
+                logits.copy_(run(pixels.to(DEVICE, non_blocking=True)), non_blocking=True)
 
         def fill(images: Pixels) -> None:
             pixels.copy_(torch.from_numpy(images))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,11 @@ def on_cuda(path: Path, precision: Precision, stream: int | None = None) -> Any:
         session.disable_fallback()
         used = session.get_providers()[0]
     except Exception as error:  # its exceptions have no common base but this
-        raise UnavailableError(f"{path}: ONNX Runtime does not run it on CUDA alone ({error})") from error
+        if (library := missing_library(Path(onnxruntime.__file__).parent / "capi")) is not None:
+            reason = f"there is no {library}: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        else:
+            reason = str(error)
+        raise UnavailableError(f"{path}: ONNX Runtime does not run it on CUDA alone ({reason})") from error
     if used != CUDA_PROVIDER:
         raise UnavailableError(f"{path}: ONNX Runtime would run it with {used}, not on the GPU")
     return session
@@ -67,6 +73,17 @@ def preload() -> None:
     for folder in packages.submodule_search_locations or [] if packages is not None else []:
         if (libraries := Path(folder) / "cudnn" / "lib").is_dir():
             onnxruntime.preload_dlls(cuda=False, directory=str(libraries))
+
+
+def missing_library(folder: Path) -> str | None:
+    """What ONNX Runtime's part for CUDA is linked to and does not find; it says that nodes were assigned to the CPU."""
+    for path in (folder / "libonnxruntime_providers_shared.so", folder / "libonnxruntime_providers_cuda.so"):
+        try:
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            found = re.match(r"(\S+): cannot open shared object file", str(error))
+            return found[1] if found is not None and path.exists() else None
+    return None
 
 
 def providers() -> list[str]:

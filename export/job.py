@@ -12,7 +12,7 @@ from export.cuda import Cuda, UnavailableError, cuda_or_reason
 from export.flavour import load
 from export.images import Pixels, bundled_photographs, from_photographs, from_split, random_pixels
 from export.source import Source, named_by, open_source
-from export.to_engine import target
+from export.to_engine import Target, target
 from models.choice import ModelChoice
 from models.data import Part, Split, load_split
 from models.spec import Preprocessing, SpecError
@@ -51,7 +51,8 @@ class Job:
     images: Pixels
     images_are: str
     cuda: Cuda | UnavailableError
-    compute_capability: str | None  # to build engines for
+    built_for: Target  # where there are engines
+    given: tuple[str, ...]  # the manifest's
 
     @property
     def variant(self) -> str:
@@ -66,10 +67,10 @@ class Job:
 def open_job(choice: ModelChoice, settings: ExportSettings) -> Job:
     if settings.untrained and choice.checkpoint is not None:
         raise SpecError(f"--untrained and the checkpoint {choice.checkpoint} exclude each other")
-    cuda, capability = cuda_or_reason(), None
+    cuda, built_for = cuda_or_reason(), Target()
     if settings.runtime is not Runtime.ONNXRUNTIME:  # nothing is begun that cannot be finished
         load(settings.runtime)
-        capability = target(settings.runtime, settings.compute_capability, cuda)
+        built_for = target(settings.runtime, settings.compute_capability, cuda)
     elif settings.compute_capability is not None:
         raise SpecError("--compute-capability is of engines; name their --runtime")
     source = open_source(choice, untrained=settings.untrained)
@@ -78,7 +79,21 @@ def open_job(choice: ModelChoice, settings: ExportSettings) -> Job:
     if split is not None and source.checkpoint is not None:
         source = named_by(source, split)
     images, images_are = parity_images(split, settings.images, preprocessing)
-    return Job(source, split, settings, images, images_are, cuda, capability)
+    return Job(source, split, settings, images, images_are, cuda, built_for, given(choice, settings))
+
+
+def given(choice: ModelChoice, settings: ExportSettings) -> tuple[str, ...]:
+    """The options that a manifest does not tell otherwise; files and folders are left at home."""
+    files = dict.fromkeys(("checkpoint", "labels"), "FILE")
+    folders = dict.fromkeys(("data", "images", "calibration"), "FOLDER")
+    found = choice.model_dump(exclude={"variant"}, exclude_none=True)
+    found |= {name: getattr(settings, name) for name in (*folders, "most_points_lost")}
+    words: list[str] = []
+    for name, value in found.items():
+        if value is not None:
+            said = (files | folders).get(name, value)
+            words += [f"--{name.replace('_', '-')}", *map(str, said if isinstance(said, tuple) else (said,))]
+    return tuple(words)
 
 
 def parity_images(split: Split | None, photographs: Path | None, preprocessing: Preprocessing) -> tuple[Pixels, str]:

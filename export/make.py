@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from tqdm import tqdm
 
 from export.artifact import (
     ENGINE_FILE,
@@ -31,10 +30,11 @@ from export.engine_session import EngineSession, misfit
 from export.flavour import load, no_kernels
 from export.folding.fold import fold
 from export.job import Job, say
+from export.progress import progress
 from export.quantize import MadeFor, quantize
 from export.to_engine import profile_for, rebuild_with, to_engine
 from export.to_fp16 import to_fp16
-from export.verify import MOST_POINTS_LOST, TOLERANCE, Run, compare, measure_accuracy, open_graph, refuse_loss
+from export.verify import MOST_POINTS_LOST, Run, compare, measure_accuracy, open_graph, refuse_loss
 
 FLOAT_FILE = "float.onnx"
 
@@ -59,6 +59,8 @@ def make(job: Job, converted: onnx.ModelProto, precision: Precision, scratch: Pa
     folder.mkdir()
     model, folding = folded(converted, job.variant, precision) if job.settings.fold else (converted, None)
     fp32_accuracy = None
+    if precision is not Precision.FP32 and job.split is None and job.source.checkpoint is not None:
+        say(f"{job.variant}: {precision} passes no gate: what accuracy it costs takes labelled data (--data FOLDER)")
     if precision is not Precision.FP32 and job.labelled is not None:
         onnx.save(model, scratch / FLOAT_FILE)
         fp32_accuracy = measure_accuracy(open_graph(scratch / FLOAT_FILE), job.labelled, job.source.labels)
@@ -67,7 +69,7 @@ def make(job: Job, converted: onnx.ModelProto, precision: Precision, scratch: Pa
     say(f"{job.variant}: verifying against torch")
     parity, accuracy = verified(job, open_graph(folder / GRAPH_FILE), precision, fp32_accuracy)
     measured = Measured(folding, quantization, fp32_accuracy, parity, accuracy)
-    manifest = describe(job.source, folder, precision, job.settings.max_batch_size, measured)
+    manifest = describe(job.source, folder, precision, job.settings.max_batch_size, measured, job.given)
     if job.settings.runtime is not Runtime.ONNXRUNTIME:
         manifest = add_engine(job, folder, manifest)
     write_manifest(folder, manifest)
@@ -98,7 +100,7 @@ def verified(
     job: Job, run: Run, precision: Precision, fp32_accuracy: Accuracy | None
 ) -> tuple[Parity, Accuracy | None]:
     """Parity, and accuracy where there is labelled data; refused where either is not what the precision allows."""
-    parity = compare(job.source.graph, run, job.images, job.images_are, TOLERANCE[precision])
+    parity = compare(job.source.graph, run, job.images, job.images_are, precision)
     if job.labelled is None:
         return parity, None
     accuracy = measure_accuracy(run, job.labelled, job.source.labels)
@@ -115,14 +117,14 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
     cache = EngineCache(settings.engine_cache)
     profile = profile_for(settings.max_batch_size)
     begun = time.perf_counter()
-    with tqdm(desc="engine", unit="step", leave=False) as bar:
+    with progress(None, "engine", "step") as bar:
 
         def show(phase: str, step: int, steps: int) -> None:
             bar.set_description(phase, refresh=False)
-            bar.n, bar.total = step, steps
-            bar.refresh()
+            bar.total = steps
+            bar.update(step - bar.n)
 
-        content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, job.compute_capability, cache, show)
+        content, engine = to_engine(folder / GRAPH_FILE, settings.runtime, profile, job.built_for, cache, show)
     say(f"{job.variant}: engine of {len(content) / 1e6:.1f} MB after {time.perf_counter() - begun:.1f} s")
     (folder / ENGINE_FILE).write_bytes(content)
     reason = cannot_run(engine, job.cuda)
@@ -144,4 +146,5 @@ def cannot_run(engine: Engine, cuda: Cuda | UnavailableError) -> str | None:
 
 def open_engine(content: bytes, engine: Engine, cuda: Cuda, manifest: Manifest) -> EngineSession:
     source = f"the engine of {manifest.variant}"
-    return EngineSession(content, engine, cuda, load(engine.flavour), source=source, rebuild=rebuild_with(manifest))
+    rebuild = rebuild_with(manifest.model_copy(update={"runtime": engine.flavour, "engine": engine}), cuda)
+    return EngineSession(content, engine, cuda, load(engine.flavour), source=source, rebuild=rebuild)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+
+from export.progress import progress
 
 Pixels = NDArray[np.uint8]
 WARM_UP = 3  # runs of each lane that are left out
+FEWEST = 6  # that an interval can be told from
 Key = TypeVar("Key")
 
 
@@ -28,7 +31,7 @@ def interleaved(
             run()
     order = list(lanes)
     found: dict[Key, list[float]] = {key: [] for key in order}
-    for number in tqdm(range(rounds), desc=description, unit="round", leave=False):
+    for number in progress(range(rounds), description, "round"):
         for place in range(len(order)):
             key = order[(number + place) % len(order)]
             taken = [lanes[key]()]
@@ -43,3 +46,11 @@ def seconds_of(run: Callable[[Pixels], object], pixels: Pixels) -> float:
     begun = time.perf_counter()
     run(pixels)
     return time.perf_counter() - begun
+
+
+def at_least_fewest(text: str) -> int:
+    """A number of rounds, on a command line."""
+    value = int(text)
+    if value < FEWEST:
+        raise argparse.ArgumentTypeError(f"{value} rounds have no interval; {FEWEST} do")
+    return value

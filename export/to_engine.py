@@ -7,13 +7,14 @@ capability or for all GPUs since Ampere, and its kernels are compiled when the e
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from export.artifact import Engine, Manifest, OptimizationProfile, Runtime, command_of, file_sha256
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache, known, remember
-from export.flavour import RTX_GPUS, Watch, load, made, messages, monitor
+from export.flavour import RTX_GPUS, Watch, load, made, messages, monitor, runs_portable
 
 OPTIMUM = 8  # the batch that kernels are chosen for
 OPTIMIZATION_LEVEL = 3  # TensorRT's default: kernels are timed, and compiled where none fits
@@ -24,12 +25,23 @@ class EngineError(ValueError):
     """A graph or a profile that TensorRT cannot build."""
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to build for: by the names of `Engine`; by default TensorRT-RTX's portable engine."""
+
+    compute_capability: str | None = None
+    gpu: str | None = None
+
+
 def profile_for(max_batch_size: int) -> OptimizationProfile:
     return OptimizationProfile(minimum=1, optimum=min(OPTIMUM, max_batch_size), maximum=max_batch_size)
 
 
-def rebuild_with(manifest: Manifest) -> str:
-    """What to do about an engine that does not fit."""
+def rebuild_with(manifest: Manifest, cuda: Cuda) -> str:
+    """What to do about an engine that does not fit the GPU here."""
+    engine, here = manifest.engine, cuda.compute_capability
+    if engine is not None and not (engine.compute_capability is None and runs_portable(here)):
+        manifest = manifest.model_copy(update={"engine": engine.model_copy(update={"compute_capability": here})})
     return f"rebuild it: {command_of(manifest)}, or serve with SERVING_ENGINES=rebuild"
 
 
@@ -37,13 +49,11 @@ def to_engine(
     graph: Path,
     flavour: Runtime,
     profile: OptimizationProfile,
-    capability: str | None,
+    built_for: Target,
     cache: EngineCache | None,
     watch: Watch | None = None,
 ) -> tuple[bytes, Engine]:
     """Build, or find in the cache; returns the serialized engine and its description, without measurements.
-
-    `capability` is a compute capability such as `8.9`; None is TensorRT-RTX's portable engine.
 
     Raises:
         EngineError: the graph cannot be built.
@@ -53,11 +63,11 @@ def to_engine(
     engine = Engine(
         flavour=flavour,
         version=tensorrt.__version__,
-        compute_capability=capability,
         onnx_sha256=file_sha256(graph),
         profile=profile,
         optimization_level=OPTIMIZATION_LEVEL if flavour is Runtime.TENSORRT else None,
         not_measured=NOT_RUN,
+        **asdict(built_for),
     )
     if cache is not None and (found := cache.find(engine)) is not None:
         return found, engine
@@ -67,8 +77,8 @@ def to_engine(
     return content, engine
 
 
-def target(flavour: Runtime, asked: str | None, cuda: Cuda | UnavailableError) -> str | None:
-    """The compute capability to build for: TensorRT can only take that of the GPU at hand, TensorRT-RTX any.
+def target(flavour: Runtime, asked: str | None, cuda: Cuda | UnavailableError) -> Target:
+    """For the compute capability that was asked for: TensorRT can only take the GPU at hand, TensorRT-RTX any.
 
     Raises:
         EngineError: TensorRT is asked for another one, or TensorRT-RTX for one that it does not know.
@@ -77,12 +87,12 @@ def target(flavour: Runtime, asked: str | None, cuda: Cuda | UnavailableError) -
     if flavour is Runtime.TENSORRT_RTX:
         if asked not in (None, *RTX_GPUS):
             raise EngineError(f"tensorrt_rtx has no compute capability {asked}; it knows {', '.join(RTX_GPUS)}")
-        return asked
+        return Target(asked)
     if isinstance(cuda, UnavailableError):
         raise UnavailableError(f"tensorrt builds for the GPU at hand, and there is {cuda}; tensorrt_rtx needs none")
     if asked not in (None, cuda.compute_capability):
         raise EngineError(f"tensorrt builds for the GPU at hand, which is {cuda}, not for {asked}; build there")
-    return cuda.compute_capability
+    return Target(cuda.compute_capability, cuda.name)
 
 
 def build(tensorrt: Any, graph: Path, engine: Engine, cache: EngineCache | None, watch: Watch | None = None) -> bytes:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from export.artifact import Accuracy, Parity, Precision
 from export.graph_session import on_cpu
 from export.images import Pixels
+from export.progress import progress
 from export.quantize import PrecisionError
 from export.to_onnx import INPUT, OUTPUT, ServedGraph
 from models.data import DataError, Split, batches_in_order
@@ -42,21 +42,29 @@ def open_graph(path: Path) -> Run:
     return run
 
 
-def compare(graph: ServedGraph, run: Run, images: Pixels, description: str, tolerance: float) -> Parity:
-    """Let both run over `images`, uint8 [N, crop, crop, 3]; `tolerance` is a share of the largest logit.
+def compare(graph: ServedGraph, run: Run, images: Pixels, description: str, precision: Precision) -> Parity:
+    """Let both run over `images`, uint8 [N, crop, crop, 3].
 
     Raises:
-        ParityError: a logit differs by more.
+        ParityError: a logit differs by more than TOLERANCE allows, or is no number.
     """
-    difference, largest, agreeing = np.float32(0), np.float32(1), 0
-    for start in tqdm(range(0, len(images), BATCH_SIZE), desc="parity", unit="batch", leave=False):
+    difference, largest, agreeing, endless = np.float32(0), np.float32(1), 0, 0
+    for start in progress(range(0, len(images), BATCH_SIZE), "parity", "batch"):
         batch = images[start : start + BATCH_SIZE]
         with torch.inference_mode():
             expected = graph(torch.from_numpy(batch)).numpy()
         found = run(batch)
+        endless += int((~np.isfinite(found)).any(1).sum())
         difference = np.maximum(difference, np.abs(found - expected).max())  # keeps NaN, Python's max does not
         largest = np.maximum(largest, np.abs(expected).max())
         agreeing += int((found.argmax(1) == expected.argmax(1)).sum())
+    if endless:
+        cause = "fp16 overflows" if precision is Precision.FP16 else "what was exported gives no numbers"
+        advice = "; use --precision fp32" if precision is Precision.FP16 else ""
+        raise ParityError(
+            f"{cause} (inf/nan in {endless} of {len(images)} images, {description}). Nothing was written{advice}"
+        )
+    tolerance = TOLERANCE[precision]
     if not difference <= tolerance * largest:  # refuses NaN as well
         raise ParityError(
             f"the logits of what was exported differ from torch's by up to {difference:.2g} over {len(images)} images "
@@ -80,7 +88,7 @@ def measure_accuracy(run: Run, split: Split, labels: tuple[str, ...]) -> Accurac
         raise DataError(f"the data's classes are {list(split.class_names)}, the network's {list(labels)}")
     correct = 0
     batches = batches_in_order(split.images, BATCH_SIZE)
-    for images, expected in tqdm(batches, desc="accuracy", unit="batch", leave=False):
+    for images, expected in progress(batches, "accuracy", "batch"):
         logits = run(images.permute(0, 2, 3, 1).numpy())
         correct += int((logits.argmax(1) == expected.numpy()).sum())
     n = len(split.images)

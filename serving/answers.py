@@ -68,6 +68,7 @@ class Variant(BaseModel):
     device: str = Field(description="where it runs")
     precision: str
     engine: Engine | None = Field(description="the one that is open, with its own parity and accuracy; for TensorRT")
+    passed_over: dict[str, str] = Field(description="why each better runtime does not run it")
     max_batch_size: int
     files: dict[str, str] = Field(description="sha256 of each model file")
     checkpoint_sha256: str | None

@@ -22,7 +22,7 @@ from serving.config import Batching, Settings
 from serving.errors import RequestError
 from serving.routing import routing
 from serving.runners.base import Runner
-from serving.runners.choice import open_runner
+from serving.runners.choice import Choice, choose, open_with
 from serving.runners.machine import Machine
 from serving.work import Lane, Moments, OneByOne, Threads, Work
 
@@ -36,6 +36,7 @@ class Served:
     version: str
     manifest: Manifest
     runner: Runner
+    choice: Choice
     lane: Lane
 
 
@@ -62,13 +63,22 @@ class Classifier:
         manifest = read_manifest(folder, version)
         if not manifest.trained:
             logger.warning("%s is untrained: its predictions mean nothing", tag)
-        runner = open_runner(folder, manifest, self.settings, self.machine)
+        choice = choose(folder, manifest, self.settings, self.machine)
+        runner = open_with(choice.runtime, folder, manifest, self.settings, self.machine)
         self.stack.enter_context(runner)
         crop = manifest.spec.preprocessing.crop
         runner.infer(np.zeros((1, crop, crop, 3), np.uint8))
+        if runner.engine is not None and runner.engine.not_measured is not None:
+            logger.warning("%s: the engine was never compared with its network: %s", tag, runner.engine.not_measured)
         lane = self.lane(runner, manifest)
         self.stack.callback(lane.close)
-        return Served(version, manifest, runner, lane)
+        return Served(version, manifest, runner, choice, lane)
+
+    @property
+    def fault(self) -> str | None:
+        """What made a device useless, with the first variant that ran on it; None while all can answer."""
+        faults = ((name, served.runner.fault) for name, served in self.served.items())
+        return next((f"{name}: {fault}" for name, fault in faults if fault is not None), None)
 
     def lane(self, runner: Runner, manifest: Manifest) -> Lane:
         on_cpu = runner.device == "cpu"
@@ -149,6 +159,7 @@ class Classifier:
             device=served.runner.device,
             precision=manifest.precision,
             engine=served.runner.engine,
+            passed_over={str(runtime): reason for runtime, reason in served.choice.passed_over.items()},
             max_batch_size=manifest.max_batch_size,
             files=manifest.files,
             checkpoint_sha256=manifest.checkpoint_sha256,

@@ -123,7 +123,9 @@ class Settings(BaseModel):
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    found = {name[len(PREFIX) :].lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
+    """An empty variable is as good as none: its default holds."""
+    ours = {name: value for name, value in environment.items() if name.startswith(PREFIX) and value.strip()}
+    found = {name[len(PREFIX) :].lower(): value for name, value in ours.items()}
     try:
         return Settings.model_validate(found)
     except ValidationError as error:

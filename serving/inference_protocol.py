@@ -57,8 +57,7 @@ class InferenceProtocol:
         if path == "/v2/health/live":
             return answer({"live": True})
         if path == "/v2/health/ready":
-            ready = self.opened.is_ready
-            return answer({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.BAD_REQUEST)
+            return readiness({}, self.opened.is_ready)
         if path == "/v2/models/stats":
             served = self.opened.ready().served
             return answer({"model_stats": [self.statistics(each) for each in served.values()]})
@@ -81,6 +80,8 @@ class InferenceProtocol:
             return await self.infer(call, served)
         if match["what"] == "stats":
             return answer({"model_stats": [self.statistics(served)]})
+        if match["what"] == "ready":
+            return readiness({"name": served.manifest.variant}, served.runner.fault is None)
         return answer(DESCRIPTIONS[match["what"]](served))
 
     async def infer(self, call: Call, served: Served) -> Response:
@@ -126,9 +127,9 @@ def inference(content: bytes, call: Call, served: Served, moments: Moments) -> W
     return Work(read, write, moments, call.deadline)
 
 
-def readiness(served: Served) -> dict[str, Any]:
-    """What is served has answered a warm-up."""
-    return {"name": served.manifest.variant, "ready": True}
+def readiness(subject: dict[str, Any], is_ready: bool) -> Response:
+    """What is served has answered a warm-up; a device may have failed since."""
+    return answer(subject | {"ready": is_ready}, HTTPStatus.OK if is_ready else HTTPStatus.BAD_REQUEST)
 
 
 def metadata(served: Served) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def configuration(served: Served) -> dict[str, Any]:
     }
 
 
-DESCRIPTIONS = {None: metadata, "ready": readiness, "config": configuration}
+DESCRIPTIONS = {None: metadata, "config": configuration}
 
 
 def platform(served: Served) -> str:

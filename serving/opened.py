@@ -51,7 +51,7 @@ class Opened:
 
     @property
     def is_ready(self) -> bool:
-        return self.classifier is not None and not self.draining
+        return self.classifier is not None and self.classifier.fault is None and not self.draining
 
     def ready(self) -> Classifier:
         """While it drains, a worker answers what still comes."""

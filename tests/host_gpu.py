@@ -2,14 +2,15 @@
 
 It is strict where a GPU would corrupt or crash: streams run nothing before somebody waits, memory is garbage until
 written, copies only go between memory of the right kinds, a thread has to choose its device, an engine's first run must
-not be captured, and all that was taken has to be given back. Every name exists in the real bindings, or is an error.
+not be captured, what an engine runs with has to be alive, and all that was taken has to be given back. Its clock counts
+the work that streams have done. Every name exists in the real bindings, or is an error.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,7 +52,9 @@ class Stream:
 
 
 class HostCudart:
-    """The module `cuda.bindings.runtime`, as far as ours calls it."""
+    """The module `cuda.bindings.runtime`, as far as ours calls it. Once it `is_dead`, every call says so."""
+
+    is_dead = False
 
     def __init__(self, compute_capability: str = "8.9", devices: int = 1) -> None:
         major, minor = map(int, compute_capability.split("."))
@@ -62,7 +65,12 @@ class HostCudart:
         self.streams: dict[int, Stream] = {}
         self.objects = 0
         self.threads: set[int] = set()
-        self.launches = 0
+        self.launches = self.clock = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in vars(HostCudart) and name.startswith("cuda") and name != "cudaGetErrorString" and self.is_dead:
+            return lambda *_: (cudart.cudaError_t.cudaErrorLaunchFailure, None)
+        return super().__getattribute__(name)
 
     def __getattr__(self, name: str) -> Any:
         """Enumerations and constants are the real ones."""
@@ -89,7 +97,7 @@ class HostCudart:
 
     def take(self, kind: dict[int, Any], size: int) -> Any:
         assert threading.get_ident() in self.threads
-        buffer = (ctypes.c_ubyte * size)(*b"\xab" * min(size, 64))
+        buffer = (ctypes.c_ubyte * size).from_buffer(bytearray(b"\xab" * size))
         kind[ctypes.addressof(buffer)] = buffer
         return OK, ctypes.addressof(buffer)
 
@@ -108,6 +116,7 @@ class HostCudart:
         return (OK,)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
+        assert flags == cudart.cudaStreamNonBlocking  # others wait for the default stream, which is torch's
         stream = Stream()
         self.streams[int(stream)] = stream
         return OK, stream
@@ -121,7 +130,16 @@ class HostCudart:
         kinds = (self.memory, self.pinned) if up else (self.pinned, self.memory)
         for pointer, known in zip((target, source), kinds, strict=True):
             assert size <= len(known[pointer])
-        stream.add(lambda: ctypes.memmove(target, source, size) and None)
+        stream.add(lambda: self.work(lambda: ctypes.memmove(target, source, size)))
+        return (OK,)
+
+    def work(self, kernel: Callable[[], object]) -> None:
+        kernel()
+        self.clock += 1
+
+    def cudaDeviceSynchronize(self) -> Any:
+        for stream in self.streams.values():
+            self.cudaStreamSynchronize(stream)
         return (OK,)
 
     def cudaStreamSynchronize(self, stream: Stream) -> Any:
@@ -132,6 +150,7 @@ class HostCudart:
         return (OK,)
 
     def cudaStreamBeginCapture(self, stream: Stream, mode: Any) -> Any:
+        assert mode == cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads load models
         assert not stream.pending
         stream.captured = []
         return (OK,)
@@ -160,7 +179,7 @@ class HostCudart:
         return (OK,)
 
     def cudaEventRecord(self, event: Any, stream: Stream) -> Any:
-        stream.add(lambda: setattr(event, "at", time.perf_counter()))
+        stream.add(lambda: setattr(event, "at", self.clock))
         event.stream = stream
         return (OK,)
 
@@ -168,7 +187,7 @@ class HostCudart:
         return self.cudaStreamSynchronize(event.stream)
 
     def cudaEventElapsedTime(self, begun: Any, ended: Any) -> Any:
-        return OK, 1e3 * (ended.at - begun.at)
+        return OK, float(ended.at - begun.at)
 
     def cudaGraphLaunch(self, graph: list[Work], stream: Stream) -> Any:
         assert threading.get_ident() in self.threads
@@ -180,8 +199,9 @@ class HostCudart:
 class HostContext:
     """tensorrt.IExecutionContext."""
 
-    def __init__(self, engine: HostEngine) -> None:
+    def __init__(self, engine: HostEngine, config: HostRuntimeConfig) -> None:
         self.owner, self.addresses, self.has_run, self.workspace = engine, {}, False, 0
+        self.needs = [weakref.ref(each) for each in (self, config)] + engine.needs
 
     def set_device_memory(self, pointer: int, size: int) -> None:
         assert len(self.owner.cudart.memory[pointer]) >= size >= self.owner.device_memory_size_v2
@@ -203,10 +223,12 @@ class HostContext:
         assert self.workspace
         assert self.has_run or queue.captured is None
         self.has_run = True
-        queue.add(self.compute)
+        context, cudart = weakref.proxy(self), self.owner.cudart  # a graph does not keep its context alive
+        queue.add(lambda: cudart.work(context.compute))
         return self.owner.works
 
     def compute(self) -> None:
+        assert all(each() is not None for each in self.needs)
         self.owner.batches.append(self.shape[0])
         source, target = (self.addresses[name] for name in ("images", "logits"))
         images = np.ndarray(self.shape, np.uint8, (ctypes.c_ubyte * int(np.prod(self.shape))).from_address(source))
@@ -241,6 +263,7 @@ class HostEngine:
     capturable: bool
     works: bool
     batches: list[int] = field(default_factory=list)
+    needs: list[weakref.ref[Any]] = field(default_factory=list)
     num_io_tensors = 2
     device_memory_size_v2 = 4096
 
@@ -266,7 +289,7 @@ class HostEngine:
 
     def create_execution_context(self, config: HostRuntimeConfig) -> HostContext:
         assert config.strategy == tensorrt_rtx.ExecutionContextAllocationStrategy.USER_MANAGED
-        return HostContext(self)
+        return HostContext(self, config)
 
 
 class HostRuntime:
@@ -275,7 +298,7 @@ class HostRuntime:
     engine_header_size = 64
 
     def __init__(self, owner: HostTensorRt, logger: Any) -> None:
-        self.owner = owner
+        self.owner, self.logger = owner, weakref.ref(logger)
 
     def get_engine_validity(self, header: bytes) -> tuple[Any, int]:
         validity = tensorrt_rtx.EngineValidity
@@ -284,6 +307,7 @@ class HostRuntime:
         )
 
     def deserialize_cuda_engine(self, content: bytes) -> HostEngine | None:
+        self.owner.engine.needs = [weakref.ref(self), self.logger]
         return self.owner.engine if self.owner.opens else None
 
 
@@ -295,7 +319,7 @@ CLASSES = {
 }
 OWN = {
     "owner", "addresses", "has_run", "workspace", "shape", "compute", "strategy", "graph", "cudart", "largest",
-    "capturable", "works", "batches", "session",
+    "capturable", "works", "batches", "session", "needs", "logger",
 }  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import pytest
 import gpu_check
 from export.artifact import Precision
 from export.cuda import UnavailableError
+from export.gpu_bench import cells_in
 from serving.config import ServingRuntime
+from tests.conftest import ROOT
 from tests.models.test_data import write_batches
 
 NO_GPU = UnavailableError("no usable CUDA device")
@@ -36,9 +40,10 @@ def test_the_steps_run_and_are_reported(options: argparse.Namespace, tmp_path: P
     served = gpu_check.served(folder, ServingRuntime.ONNXRUNTIME, 20, Precision.FP32, "tensors", options)
     assert served["ready_s"] > 0
     assert [lane["failures"] for lane in served["lanes"]] == [0, 0, 0]
+    results = gpu_check.results_in(folder, NO_GPU, options)
     for name, step in {"pair-x": pair, "served-x": served, "pair-y": {"failed": "RuntimeError: no"}}.items():
-        gpu_check.write(folder / "steps" / f"{name}.json", step)
-    text = gpu_check.report(folder, tmp_path, NO_GPU)
+        results.keep(name, step)
+    text = gpu_check.report(results, cells_in(folder, NO_GPU, 6), tmp_path, NO_GPU)
     assert "missing: tensorrt_rtx: no usable CUDA device" in text
     assert "resnet20-preact: " in text
     assert "req/s, p99" in text
@@ -62,3 +67,34 @@ def test_without_a_gpu_it_ends_with_what_is_missing(
     assert gpu_check.main() == 3
     assert capsys.readouterr().out.count("missing: ") == 5
     assert json.loads((tmp_path / "no-gpu.json").read_text())["machine"]["gpu"] is None
+
+
+def test_what_a_step_measured_decides_the_exit_status() -> None:
+    held = {"resnet20-preact": {"verdict": "holds"}, "seconds": 1.0}
+    missed = held | {"resnet20-postact": {"verdict": "does not hold"}}
+    statuses = [gpu_check.status_of(gpu_check.measures(step)) for step in (held, missed, {"failed": "x"})]
+    assert statuses == [0, 5, 4]
+    assert gpu_check.worst(0, 5, 4, 0) == 4
+    assert gpu_check.worst(0, 0) == 0
+
+
+def test_steps_of_other_conditions_are_run_again(options: argparse.Namespace, tmp_path: Path) -> None:
+    gpu_check.results_in(tmp_path, NO_GPU, options).keep("pair-x", {})
+    assert gpu_check.results_in(tmp_path, NO_GPU, options).has("pair-x")
+    for change in ({"rounds": 7}, {"users": 3}, {"data": tmp_path}):
+        others = argparse.Namespace(**vars(options) | change)
+        results = gpu_check.results_in(tmp_path, NO_GPU, others)
+        assert not results.has("pair-x")
+        assert f"({next(iter(change))}: " in str(results.begun_anew())
+
+
+def test_data_that_is_named_has_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu_check.py", "--data", str(tmp_path / "absent")])
+    with pytest.raises(SystemExit, match="2"):
+        gpu_check.main()
+    assert "absent: no such folder" in capsys.readouterr().err
+    if (make := shutil.which("make")) is not None:
+        said = subprocess.run([make, "-n", "export", "DATA=absent"], cwd=ROOT, capture_output=True, text=True).stdout
+        assert "--data absent" in said

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.artifact import ENGINE_FILE, GRAPH_FILE, Manifest, Precision, Runtime
+from export.artifact import ENGINE_FILE, GRAPH_FILE, Manifest, Precision, Runtime, command_of
 from export.cuda import UnavailableError
 from export.engine_session import refuse_strangers
 from export.flavour import ONNXRUNTIME_FOR_CPUS, no_kernels
@@ -67,10 +67,11 @@ def obstacle(runtime: ServingRuntime, manifest: Manifest, settings: Settings, ma
 def artifact_lacks(flavour: Runtime | None, manifest: Manifest, settings: Settings) -> str | None:
     """For an engine of a flavour, or, where that is None, for ONNX Runtime on a GPU."""
     if flavour is not None and manifest.runtime is not flavour and settings.engines is Engines.AS_EXPORTED:
-        command = f"python -m export {manifest.variant} --runtime {flavour}"
+        command = command_of(manifest.model_copy(update={"runtime": flavour, "engine": None}))
         return f"the artifact has no engine of it ({command}, or SERVING_ENGINES=rebuild)"
     if manifest.precision is Precision.INT8 and flavour is None:
-        return f"int8 graphs are made for TensorRT or for CPUs (python -m export {manifest.variant} --precision fp16)"
+        in_fp16 = {"runtime": Runtime.ONNXRUNTIME, "engine": None, "precision": Precision.FP16}
+        return f"int8 graphs are made for TensorRT or for CPUs ({command_of(manifest.model_copy(update=in_fp16))})"
     if manifest.precision is Precision.INT8 and manifest.runtime is Runtime.ONNXRUNTIME:
         return "the int8 graph was made for CPUs"
     return None
@@ -95,14 +96,19 @@ def refuse_stranger(
     flavour = FLAVOURS.get(runtime)
     if flavour is None or manifest.engine is None or settings.engines is Engines.REBUILD:
         return
-    refuse_strangers(
-        manifest.engine, machine.gpu(), machine.tensorrt(flavour), str(folder / ENGINE_FILE), rebuild_with(manifest)
-    )
+    cuda, source = machine.gpu(), str(folder / ENGINE_FILE)
+    refuse_strangers(manifest.engine, cuda, machine.tensorrt(flavour), source, rebuild_with(manifest, cuda))
 
 
 def open_runner(folder: Path, manifest: Manifest, settings: Settings, machine: Machine) -> Runner:
-    """Open an artifact with the runtime that `choose` finds; a runtime is imported when it is chosen."""
-    runtime = choose(folder, manifest, settings, machine).runtime
+    """Open an artifact with the runtime that `choose` finds."""
+    return open_with(choose(folder, manifest, settings, machine).runtime, folder, manifest, settings, machine)
+
+
+def open_with(
+    runtime: ServingRuntime, folder: Path, manifest: Manifest, settings: Settings, machine: Machine
+) -> Runner:
+    """Open an artifact with what was chosen; a runtime is imported when it is."""
     if runtime in FLAVOURS:
         from serving.runners.tensorrt_runner import open_tensorrt  # noqa: PLC0415
 
@@ -112,5 +118,5 @@ def open_runner(folder: Path, manifest: Manifest, settings: Settings, machine: M
 
     graph = folder / GRAPH_FILE
     if runtime is ServingRuntime.ONNXRUNTIME_CUDA:
-        return OnnxRuntimeRunner(on_cuda(graph, manifest.precision), manifest, f"cuda:0, {machine.gpu()}")
-    return OnnxRuntimeRunner(on_cpu(graph, settings.intra_op_threads), manifest, "cpu")
+        return OnnxRuntimeRunner(on_cuda(graph, manifest.precision), manifest, machine.gpu())
+    return OnnxRuntimeRunner(on_cpu(graph, settings.intra_op_threads), manifest)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +15,13 @@ import pytest
 from pydantic import ValidationError
 
 from export import verify
-from export.__main__ import main
-from export.artifact import ArtifactError, Manifest, Precision, manifest_bytes, read_manifest
+from export.__main__ import choices, main, parser, settings_of
+from export.artifact import ArtifactError, Manifest, Precision, command_of, manifest_bytes, read_manifest
+from export.job import given
 from models.resnet import build
 from models.spec import spec_for
 from models.weights import Description, write_checkpoint
-from tests.conftest import PAIR
+from tests.conftest import PAIR, ROOT
 
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -52,6 +58,28 @@ def test_an_untrained_artifact_says_so_and_says_what_was_not_measured(artifact: 
     assert manifest.parity is not None
     assert "photographs and tiles" in manifest.parity.images
     assert version.startswith("onnxruntime-fp32-")
+
+
+def test_the_command_of_an_artifact_makes_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = spec_for("resnet8-postact")
+    path = tmp_path / "weights.safetensors"
+    write_checkpoint(path, build(spec, seed=0), Description(spec, tuple("abcdefghij"), {}))
+    cache = ["--engine-cache", str(tmp_path / "engines")]
+    arguments = ["--max-batch-size", "3", "--no-fold", "--runtime", "tensorrt_rtx", "--compute-capability", "8.9"]
+    version, folder = exported(["resnet8-postact", "--checkpoint", str(path), *arguments, *cache], capsys)
+    words = command_of(read_manifest(folder, version)).split()
+    assert words[:6] == ["python", "-m", "export", "resnet8-postact", "--checkpoint", "FILE"]
+    again, _ = exported([*words[3:5], str(path), *words[6:], *cache], capsys)
+    assert again == version
+
+
+def test_what_describes_a_checkpoint_and_what_was_measured_on_is_given_again(tmp_path: Path) -> None:
+    said = ["resnet8-preact", "--mean", "0.5", "0.25", "0.1", "--shortcut", "projection", "--labels", str(tmp_path)]
+    options = parser().parse_args([*said, "--data", str(tmp_path), "--most-points-lost", "1"])
+    (choice,) = choices(options)
+    assert sorted(given(choice, settings_of(options))) == sorted(
+        [*said[1:-1], "FILE", "--data", "FOLDER", "--most-points-lost", "1.0"]
+    )
 
 
 def test_exporting_again_gives_the_same_version(artifact: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +160,37 @@ def test_a_wrong_request_is_one_clear_line(
     assert message in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--runtime", "tensorrt-rtx"], "'tensorrt-rtx' is none of onnxruntime, tensorrt, tensorrt_rtx"),
+        (["--precision", "fp8"], "'fp8' is none of fp32, fp16, int8, auto"),
+        *((["--most-points-lost", each], f"{each} is no number of percentage points") for each in ("nan", "inf", "-1")),
+    ],
+)
+def test_a_wrong_option_is_told_what_would_be_right(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["resnet8-preact", "--untrained", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_without_labelled_data_the_gate_that_is_open_is_named(
+    tmp_path: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_for("resnet8-postact")
+    path = tmp_path / "weights.safetensors"
+    write_checkpoint(path, build(spec, seed=0), Description(spec, tuple("abcdefghij"), {}))
+    shutil.copy(photographs / "chelsea.png", tmp_path)
+    arguments = ["resnet8-postact", "--precision", "fp16", "--images", str(tmp_path)]
+    sentence = "resnet8-postact: fp16 passes no gate: what accuracy it costs takes labelled data (--data FOLDER)"
+    assert main([*arguments, "--checkpoint", str(path)]) == 0
+    assert sentence in capsys.readouterr().err
+    assert main([*arguments, "--untrained"]) == 0
+    assert sentence not in capsys.readouterr().err
+
+
 def test_a_checkpoint_is_exported_under_its_own_name_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = spec_for("resnet8-postact")
     path = tmp_path / "weights.safetensors"
@@ -175,6 +234,45 @@ def test_exporting_again_repairs_a_damaged_artifact(capsys: pytest.CaptureFixtur
     (folder / "model.yaml").unlink()  # as a kill during registration leaves it
     assert exported(["resnet8-postact", "--untrained"], capsys) == (version, folder)
     read_manifest(folder, version)
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from export.artifact import read_manifest
+from export.store import register
+
+def copytree(source, target, **more):
+    if len(copies) == 1:  # the first fills BentoML's temporary folder
+        Path(target).mkdir(parents=True, exist_ok=True)
+        os._exit(9)
+    copies.append(real(source, target, **more))
+
+copies, real, shutil.copytree = [], shutil.copytree, copytree
+register(Path(sys.argv[1]), read_manifest(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+def test_a_kill_while_registering_leaves_no_half_model(artifact: tuple[str, Path], tmp_path: Path) -> None:
+    from bentoml._internal.models.model import ModelStore
+
+    version, folder = artifact
+    home = tmp_path / "home"
+    environment = os.environ | {"BENTOML_HOME": str(home)}
+    done = subprocess.run([sys.executable, "-c", KILLED, folder, version], env=environment, cwd=ROOT)
+    assert done.returncode == 9
+    assert ModelStore(home / "models").list() == []
+
+
+def test_an_export_that_is_terminated_removes_what_it_began(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "export", "resnet8-preact", "--untrained"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(tmp_path.glob("preflight-export-*")):
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait() == 143
+    assert not list(tmp_path.glob("preflight-export-*"))
 
 
 def test_the_last_export_is_the_newest(capsys: pytest.CaptureFixture[str]) -> None:

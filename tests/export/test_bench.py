@@ -11,6 +11,7 @@ from export import bench_lanes
 from export.__main__ import main
 from export.bench import verdict
 from export.bench_lanes import Runtime
+from export.progress import progress
 from models.paired import Interval
 
 
@@ -50,3 +51,12 @@ def test_a_bound_is_judged_by_the_interval(interval: Interval, expected: str) ->
 def test_openvino_is_a_lane_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_lanes.importlib.util, "find_spec", lambda _: None)
     assert bench_lanes.runtimes() == [Runtime.ONNXRUNTIME]
+
+
+def test_a_log_is_not_filled_with_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress(range(1000), "x", "step")) == list(range(1000))
+    with progress(None, "engine", "step") as bar:
+        for step in (0, 5, 2):  # a phase begins anew
+            bar.update(step - bar.n)
+            assert bar.n == step
+    assert capsys.readouterr().err == ""

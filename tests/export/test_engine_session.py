@@ -106,6 +106,16 @@ def test_an_engine_of_another_machine_is_refused_with_both_values(
     assert not cudart.leaks
 
 
+def test_an_engine_of_another_model_of_gpu_opens_with_a_warning(graph: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensorrt = HostTensorRt(graph, HostCudart(), Runtime.TENSORRT)
+    with session(tensorrt, described(Runtime.TENSORRT, gpu="Host GPU")), session(tensorrt):
+        assert not caplog.messages
+    with session(tensorrt, described(Runtime.TENSORRT, gpu="NVIDIA L4")):
+        (warning,) = caplog.messages
+    assert warning.startswith("x.engine: was built on NVIDIA L4, here is Host GPU: ")
+    assert warning.endswith("; rebuild it: so")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -187,6 +197,7 @@ def test_the_real_cuda_runtime_takes_the_arguments_that_we_give() -> None:
     calls: dict[str, tuple[Any, ...]] = {
         "cudaGetDeviceProperties": (0,),
         "cudaSetDevice": (0,),
+        "cudaDeviceSynchronize": (),
         "cudaMalloc": (16,),
         "cudaFree": (pointer,),
         "cudaHostAlloc": (16, cudart.cudaHostAllocDefault),

@@ -12,7 +12,7 @@ import torch
 from export.artifact import Precision
 from export.images import from_photographs, random_pixels
 from export.to_onnx import ServedGraph, to_onnx
-from export.verify import TOLERANCE, ParityError, compare, open_graph
+from export.verify import ParityError, compare, open_graph
 from models.resnet import build
 from models.spec import Shortcut, spec_for
 from tests.models.test_resnet import randomise_batch_norms
@@ -75,18 +75,31 @@ def test_a_graph_of_other_weights_is_refused(tmp_path: Path, photographs: Path) 
     assert "photographs and tiles" in description
     assert len(images) > 500
     with pytest.raises(ParityError, match="Nothing was written"):
-        compare(other, open_graph(tmp_path / "model.onnx"), images, "photographs", TOLERANCE[Precision.FP32])
+        compare(other, open_graph(tmp_path / "model.onnx"), images, "photographs", Precision.FP32)
 
 
 def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     graph = served("resnet8-preact", Shortcut.OPTION_A)
     graph.network.fc.bias.data.fill_(float("nan"))
     onnx.save(to_onnx(graph), tmp_path / "model.onnx")
-    with pytest.raises(ParityError):
+    with pytest.raises(ParityError, match="what was exported gives no numbers"):
         compare(
             graph,
             open_graph(tmp_path / "model.onnx"),
             random_pixels(graph.preprocessing),
             "random",
-            TOLERANCE[Precision.FP32],
+            Precision.FP32,
         )
+
+
+def test_an_overflow_in_fp16_is_called_one() -> None:
+    graph = served("resnet8-preact", Shortcut.OPTION_A)
+    pixels = random_pixels(graph.preprocessing, 4)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        logits = graph(torch.from_numpy(images)).detach().numpy()
+        logits[1:] = np.inf
+        return logits
+
+    with pytest.raises(ParityError, match=r"fp16 overflows \(inf/nan in 3 of 4 images, random\).*use --precision fp32"):
+        compare(graph, run, pixels, "random", Precision.FP16)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bentoml
 import onnx
 import pytest
 
+from export import make
 from export.__main__ import main
 from export.artifact import (
     ENGINE_FILE,
@@ -27,7 +30,7 @@ from export.artifact import (
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache, default_folder, known
 from export.flavour import load
-from export.to_engine import EngineError, target, to_engine
+from export.to_engine import EngineError, Target, build, target, to_engine
 from export.to_onnx import to_onnx
 from models.spec import Shortcut
 from serving.runners.machine import Machine
@@ -35,7 +38,7 @@ from tests.conftest import PAIR
 from tests.export.test_artifact import exported
 from tests.export.test_engine_session import described
 from tests.export.test_graph import served
-from tests.host_gpu import HostCudart, tensorrt_rtx
+from tests.host_gpu import HostCudart, HostTensorRt, tensorrt_rtx
 
 PROFILE = OptimizationProfile(minimum=1, optimum=4, maximum=16)
 RTX = ["--runtime", "tensorrt_rtx"]
@@ -133,7 +136,7 @@ def test_a_truncated_engine_is_refused(artifact: tuple[str, Path]) -> None:
     version, folder = artifact
     path = folder / ENGINE_FILE
     path.write_bytes(path.read_bytes()[:-100])
-    command = "python -m export resnet8-preact --runtime tensorrt_rtx --untrained"
+    command = "python -m export resnet8-preact --untrained --runtime tensorrt_rtx"
     with pytest.raises(
         ArtifactError, match=rf"model\.engine: sha256 is .*, the manifest says .*export again: {command}"
     ):
@@ -197,8 +200,8 @@ def test_a_flavour_that_is_not_installed_is_named_before_anything_is_built(capsy
 
 def test_tensorrt_builds_for_the_gpu_at_hand_alone() -> None:
     here = Cuda(HostCudart("9.0"))
-    assert target(Runtime.TENSORRT, None, here) == "9.0"
-    assert target(Runtime.TENSORRT_RTX, "8.9", here) == "8.9"
+    assert target(Runtime.TENSORRT, None, here) == Target("9.0", "Host GPU")
+    assert target(Runtime.TENSORRT_RTX, "8.9", here) == Target("8.9")
     with pytest.raises(EngineError, match=r"which is Host GPU, compute capability 9\.0, not for 8\.9"):
         target(Runtime.TENSORRT, "8.9", here)
     with pytest.raises(UnavailableError, match="tensorrt builds for the GPU at hand, and there is no GPU"):
@@ -208,7 +211,7 @@ def test_tensorrt_builds_for_the_gpu_at_hand_alone() -> None:
 def test_a_graph_that_tensorrt_cannot_parse_is_refused_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"x\.onnx: the parser refuses it: .*MODEL_DESERIALIZE_FAILED"):
-        to_engine(tmp_path / "x.onnx", Runtime.TENSORRT_RTX, PROFILE, None, None)
+        to_engine(tmp_path / "x.onnx", Runtime.TENSORRT_RTX, PROFILE, Target(), None)
 
 
 def test_a_graph_of_fixed_batches_is_refused(tmp_path: Path) -> None:
@@ -218,7 +221,7 @@ def test_a_graph_of_fixed_batches_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
     with pytest.raises(EngineError, match=r"input images has shape \(1, 4\): the first axis alone may vary"):
-        to_engine(path, Runtime.TENSORRT_RTX, PROFILE, None, None)
+        to_engine(path, Runtime.TENSORRT_RTX, PROFILE, Target(), None)
 
 
 def test_a_cache_that_others_can_write_to_is_not_read(tmp_path: Path) -> None:
@@ -229,6 +232,16 @@ def test_a_cache_that_others_can_write_to_is_not_read(tmp_path: Path) -> None:
     cache.folder.chmod(0o777)
     assert cache.find(engine) is None
     assert known(cache.timing(engine)) == b""
+
+
+def test_an_engine_that_cannot_be_read_is_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache, engine = EngineCache(tmp_path / "engines"), described()
+    cache.keep(engine, b"an engine")
+    (kept,) = cache.folder.iterdir()
+    kept.unlink()
+    kept.mkdir()  # whoever is root reads any file
+    assert cache.find(engine) is None
+    assert f"{kept} is not used" in caplog.text
 
 
 def test_a_damaged_engine_is_not_found(tmp_path: Path) -> None:
@@ -255,5 +268,141 @@ def test_an_interrupted_build_is_interrupted(tmp_path: Path) -> None:
     onnx.save(to_onnx(served("resnet8-postact", Shortcut.OPTION_A)), tmp_path / "x.onnx")
     with pytest.raises(KeyboardInterrupt):
         to_engine(
-            tmp_path / "x.onnx", Runtime.TENSORRT_RTX, PROFILE, None, None, lambda *step: press() if step[1] else None
+            tmp_path / "x.onnx",
+            Runtime.TENSORRT_RTX,
+            PROFILE,
+            Target(),
+            None,
+            lambda *step: press() if step[1] else None,
         )
+
+
+def test_kernels_that_were_timed_on_another_model_of_gpu_are_not_found_again(tmp_path: Path) -> None:
+    cache, engine = EngineCache(tmp_path), described(Runtime.TENSORRT, gpu="NVIDIA L4")
+    cache.keep(engine, b"an engine")
+    other = engine.model_copy(update={"gpu": "NVIDIA GeForce RTX 4090"})
+    assert cache.find(engine) == b"an engine"
+    assert cache.find(other) is None
+    assert cache.timing(other).name == f"tensorrt-{engine.version}-NVIDIA-GeForce-RTX-4090-8-9.timing"
+    assert cache.timing(engine) != cache.timing(other)
+
+
+class Seen:
+    """Before an object of TensorRT, with some of its methods replaced."""
+
+    def __init__(self, real: Any, **replaced: Any) -> None:
+        vars(self).update(replaced, real=real)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.real, name, value)
+
+
+class Watched:
+    """The module `tensorrt_rtx`; what a build told it is kept. It takes timings, as TensorRT does, if not `refused`."""
+
+    def __init__(self, refused: bytes | None = None) -> None:
+        self.refused, self.timings = refused, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(tensorrt_rtx, name)
+
+    def Builder(self, log: Any) -> Any:
+        return Seen(
+            tensorrt_rtx.Builder(log),
+            create_network=lambda flags: self.typed(flags) or self.builder.create_network(flags),
+            create_builder_config=lambda: self.config,
+            build_serialized_network=lambda network, config: self.builder.build_serialized_network(
+                network, config.real
+            ),
+        )
+
+    @cached_property
+    def builder(self) -> Any:
+        self.log = tensorrt_rtx.Logger()
+        return tensorrt_rtx.Builder(self.log)
+
+    def typed(self, flags: int) -> None:
+        self.strongly_typed = bool(flags >> int(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED) & 1)
+
+    @cached_property
+    def config(self) -> Any:
+        return Seen(
+            self.builder.create_builder_config(),
+            create_timing_cache=lambda content: self.timings.append(content) or content,
+            set_timing_cache=lambda content, ignore_mismatch: not ignore_mismatch and content != self.refused,
+            get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"timings"),
+        )
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "x.onnx"
+    onnx.save(to_onnx(served("resnet8-postact", Shortcut.OPTION_A)), path)
+    return path
+
+
+def test_what_the_builder_is_told(graph: Path) -> None:
+    tensorrt, flags = Watched(), tensorrt_rtx.BuilderFlag
+    assert tensorrt.config.get_flag(flags.TF32)  # by itself
+    build(tensorrt, graph, described(), None)
+    assert tensorrt.strongly_typed
+    assert not tensorrt.config.get_flag(flags.TF32)
+    assert tensorrt.config.get_flag(flags.REQUIRE_USER_ALLOCATION)  # else streams cannot be captured
+    assert not tensorrt.timings
+
+
+def test_timings_of_kernels_are_kept_for_the_next_build(graph: Path, tmp_path: Path) -> None:
+    cache, engine = EngineCache(tmp_path), described(Runtime.TENSORRT, optimization_level=3)
+    for expected in ([b""], [b"timings"]):
+        tensorrt = Watched()
+        build(tensorrt, graph, engine, cache)
+        assert tensorrt.timings == expected
+    refusing = Watched(refused=b"timings")
+    build(refusing, graph, engine, cache)
+    assert refusing.timings == [b"timings", b""]
+
+
+@pytest.fixture
+def host_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A GPU is at hand; the graphs whose engines are built, of which the first is what every engine computes.
+
+    An engine of none does not open.
+    """
+    cudart, graphs, real = HostCudart(), [], make.to_engine
+
+    def noted(graph: Path, *more: Any) -> Any:
+        graphs.append(graph)
+        return real(graph, *more)
+
+    monkeypatch.setattr("export.job.cuda_or_reason", lambda: Cuda(cudart))
+    monkeypatch.setattr(make, "to_engine", noted)
+    monkeypatch.setattr(make, "load", lambda _: HostTensorRt(graphs[0], cudart, opens=graphs[0].exists()))
+    return graphs
+
+
+def test_where_the_gpu_is_at_hand_the_engine_is_verified_itself(
+    host_gpu: list[Path],
+    graph: Path,
+    cache: list[str],
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(photographs / "chelsea.png", tmp_path)
+    images = ["--images", str(tmp_path)]
+    arguments = ["resnet8-preact", "--untrained", *images, *RTX, *cache, "--compute-capability", "8.9"]
+    manifest, _ = manifest_and_folder(arguments, capsys)
+    assert manifest.engine is not None
+    assert manifest.engine.not_measured is None
+    assert manifest.engine.parity is not None
+    assert manifest.engine.parity.top1_agreement == 1.0
+    host_gpu[:] = [graph]  # of another network
+    assert main([*arguments, "--max-batch-size", "5"]) == 2
+    assert "the logits of what was exported differ from torch's" in capsys.readouterr().err
+    host_gpu[:] = [Path("none")]
+    assert main([*arguments, "--max-batch-size", "5"]) == 2
+    command = "resnet8-preact --images FOLDER --untrained --runtime tensorrt_rtx --compute-capability 8.9"
+    assert f"rebuild it: python -m export {command} --max-batch-size 5, or serve" in capsys.readouterr().err

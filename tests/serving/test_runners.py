@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+import subprocess
+import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import bentoml
 import numpy as np
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from export.__main__ import main
 from export.artifact import GRAPH_FILE, ArtifactError, Manifest, Precision, read_manifest
-from export.cuda import UnavailableError
-from export.graph_session import on_cuda
+from export.cuda import DeviceError, UnavailableError
+from export.graph_session import missing_library, on_cuda
 from export.verify import open_graph
 from loadtests.local_service import ServiceError, local_service
 from serving.classifier import Classifier
-from serving.config import Engines, ServingRuntime, Settings
+from serving.config import Engines, ServingRuntime, Settings, read_settings
+from serving.http_api import HttpApi
+from serving.opened import Opened
 from serving.runners.base import Runner
 from serving.runners.choice import choose, open_runner
 from serving.runners.machine import Machine
+from serving.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tests.conftest import ROOT
 from tests.host_gpu import VERSION, HostCudart, HostMachine, HostTensorRt
 from tests.serving.test_http_api import encoded
@@ -109,6 +121,28 @@ def test_onnxruntime_that_finds_no_cuda_raises_instead_of_using_the_cpu(plain: A
         on_cuda(plain.folder / GRAPH_FILE, Precision.FP32)
 
 
+def test_a_cuda_library_that_is_missing_is_named(
+    tmp_path: Path, plain: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that is linked to a library which is not there, as where CUDA's were not installed."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, on Linux")
+    (tmp_path / "capi").mkdir()
+    link = [compiler, "-shared", "-Wl,--no-as-needed", "-o"]
+    provider = tmp_path / "capi" / "libonnxruntime_providers_cuda.so"
+    for library in (tmp_path / "libcublasLt.so.13", tmp_path / "capi" / "libonnxruntime_providers_shared.so"):
+        subprocess.run([*link, library, f"-Wl,-soname,{library.name}", "-x", "c", "/dev/null"], check=True)
+    subprocess.run([*link, provider, tmp_path / "libcublasLt.so.13", "-x", "c", "/dev/null"], check=True)
+    (tmp_path / "libcublasLt.so.13").unlink()
+    assert missing_library(tmp_path / "capi") == "libcublasLt.so.13"
+    monkeypatch.setattr("export.graph_session.onnxruntime.__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(
+        UnavailableError, match=r"there is no libcublasLt\.so\.13: pip install 'onnxruntime-gpu\[cuda,cudnn\]'"
+    ):
+        on_cuda(plain.folder / GRAPH_FILE, Precision.FP32)
+
+
 def test_an_int8_graph_is_not_run_by_what_it_was_not_made_for(plain: Artifact, settings: Settings) -> None:
     manifest = plain.manifest.model_copy(update={"precision": Precision.INT8})
     for runtime, engines in (("onnxruntime-cuda", Engines.AS_EXPORTED), ("tensorrt_rtx", Engines.REBUILD)):
@@ -125,7 +159,7 @@ def test_an_engine_of_another_gpu_stops_auto_as_well(engine: Artifact, settings:
         "model.engine: was built for compute capability 8.0 and later, here is Host GPU, compute capability 7.5"
         in message
     )
-    command = "rebuild it: python -m export resnet14-preact --runtime tensorrt_rtx --untrained"
+    command = "rebuild it: python -m export resnet14-preact --untrained --runtime tensorrt_rtx --compute-capability 7.5"
     assert f"{command}, or serve with SERVING_ENGINES=rebuild" in message
 
 
@@ -173,6 +207,17 @@ def test_what_is_rebuilt_is_for_the_gpu_at_hand(engine: Artifact, settings: Sett
         assert answers_like_the_graph(runner, engine)
 
 
+def test_rebuilding_replaces_an_engine_of_another_model_of_gpu(engine: Artifact, settings: Settings) -> None:
+    assert engine.manifest.engine is not None
+    other = engine.manifest.engine.model_copy(update={"gpu": "NVIDIA L4"})
+    manifest = engine.manifest.model_copy(update={"engine": other})
+    with open_runner(engine.folder, manifest, settings, with_gpu(engine)) as runner:
+        assert runner.engine == other
+    with open_runner(engine.folder, manifest, asking(settings, engines=Engines.REBUILD), with_gpu(engine)) as runner:
+        assert runner.engine is not None
+        assert runner.engine.gpu is None
+
+
 def test_a_fitting_engine_is_not_rebuilt(engine: Artifact, settings: Settings) -> None:
     with open_runner(
         engine.folder, engine.manifest, asking(settings, engines=Engines.REBUILD), with_gpu(engine)
@@ -202,15 +247,84 @@ def test_threads_get_their_own_answers(engine: Artifact, settings: Settings) -> 
 def test_a_photograph_is_answered_and_variants_says_what_really_runs(engine: Artifact, settings: Settings) -> None:
     classifier = Classifier((engine.tag,), settings, with_gpu(engine))
     try:
-        answer = classifier.classify(encoded(), classifier.choose(None), 3, 0.0)
-        assert len(answer.predictions) == 3
+        answer = TestClient(HttpApi(PlainTextResponse(""), Opened(classifier))).post(
+            "/classify?top_k=3", content=encoded()
+        )
+        assert len(answer.json()["predictions"]) == 3
         (variant,) = classifier.variants().variants
         assert variant.runtime == f"tensorrt_rtx {VERSION}"
         assert variant.device == "cuda:0, Host GPU, compute capability 8.9"
         assert variant.precision == "fp32"
         assert variant.engine == engine.manifest.engine
+        assert list(variant.passed_over) == ["tensorrt"]
+        assert variant.passed_over["tensorrt"].startswith("the artifact has no engine of it")
     finally:
         classifier.close()
+
+
+@pytest.mark.no_gpu
+def test_an_engine_that_was_never_run_is_served_with_a_warning(
+    engine: Artifact, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    Classifier((engine.tag,), settings, with_gpu(engine)).close()
+    (warning,) = [text for text in caplog.messages if "never compared" in text]
+    assert f"{engine.tag}: the engine was never compared with its network: built where there is no usable" in warning
+
+
+@pytest.fixture(scope="module")
+def service() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BentoML's, of pydantic
+        from serving import service
+    return service
+
+
+def test_a_gpu_that_dies_ends_readiness(
+    engine: Artifact, settings: Settings, service: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = with_gpu(engine)
+    classifier = Classifier((engine.tag,), settings, machine)
+    api = TestClient(HttpApi(PlainTextResponse(""), Opened(classifier)))
+    monkeypatch.setattr(service.opened, "classifier", classifier)
+
+    def readiness() -> set[int]:
+        ours = asyncio.run(service.Preflight.inner.__is_ready__(service.Preflight))
+        paths = ("/v2/health/ready", "/v2/models/resnet14-preact/ready")
+        return {200 if ours else 503, *(api.get(path).status_code for path in paths)}
+
+    assert readiness() == {200}
+    machine.module.engine.cudart.is_dead = True
+    assert readiness() == {200}  # nobody has asked it yet
+    assert api.post("/classify", content=encoded()).status_code == 500
+    assert str(classifier.fault).startswith("resnet14-preact: cuda")
+    assert "cudaErrorLaunchFailure" in str(classifier.fault)
+    assert readiness() == {503, 400}
+    assert api.get("/v2/models/resnet14-preact/ready").json() == {"name": "resnet14-preact", "ready": False}
+    classifier.close()
+
+
+class Failing:
+    """A session that fails as ONNX Runtime does."""
+
+    def run(self, *_: object) -> None:
+        raise Fail("CUDA failure 700: an illegal memory access")
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_what_fails_in_onnxruntime_is_one_of_our_errors_and_a_fault_only_where_the_gpu_is_lost(
+    is_dead: bool, plain: Artifact, service: ModuleType
+) -> None:
+    machine = with_gpu(plain)
+    runner = OnnxRuntimeRunner(Failing(), plain.manifest, machine.gpu())
+    machine.module.engine.cudart.is_dead = is_dead
+    with pytest.raises(DeviceError, match=r"^onnxruntime .* fails on cuda:0, Host GPU.*: CUDA failure 700"):
+        runner.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    assert (runner.fault is not None) is is_dead
+    on_cpu = OnnxRuntimeRunner(Failing(), plain.manifest)
+    with pytest.raises(DeviceError, match="fails on cpu: "):
+        on_cpu.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    assert on_cpu.fault is None
+    assert issubclass(DeviceError, service.CANNOT_RUN)  # at warm-up: one line, and not ready
 
 
 def test_a_classifier_that_cannot_open_everything_keeps_nothing_open(
@@ -249,6 +363,10 @@ def test_the_real_service_says_what_auto_passed_over(engine: Artifact) -> None:
     assert "served by onnxruntime (not tensorrt: " in line
     assert "not tensorrt_rtx: no usable CUDA device" in line
     assert "not onnxruntime-cuda: no usable CUDA device" in line
+
+
+def test_an_empty_variable_is_the_default() -> None:
+    assert read_settings({"SERVING_RUNTIME": "", "SERVING_THREADS": " "}) == read_settings({})
 
 
 def test_runtimes_are_words(settings: Settings) -> None:

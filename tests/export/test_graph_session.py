@@ -1,0 +1,56 @@
+"""What ONNX Runtime is told before it may run a graph on a GPU, over a double of its session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import graph_session
+from export.artifact import Precision
+from export.cuda import UnavailableError
+from export.graph_session import CUDA_PROVIDER, on_cuda
+
+GRAPH = Path("model.onnx")
+
+
+class Session:
+    """onnxruntime.InferenceSession, which runs with the first of `used`."""
+
+    used = (CUDA_PROVIDER,)
+
+    def __init__(self, path: Path, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
+        self.options, ((self.provider, self.settings),) = options, providers
+        self.falls_back = True
+
+    def disable_fallback(self) -> None:
+        self.falls_back = False
+
+    def get_providers(self) -> list[str]:
+        return list(self.used)
+
+
+@pytest.fixture(autouse=True)
+def session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_session, "preload", lambda: None)
+    monkeypatch.setattr(graph_session.onnxruntime, "InferenceSession", Session)
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [(Precision.FP32, "0"), (Precision.FP16, "1")])
+def test_nothing_may_run_elsewhere_and_fp32_is_fp32(precision: Precision, tf32: str) -> None:
+    opened = on_cuda(GRAPH, precision)
+    assert opened.provider == CUDA_PROVIDER
+    assert opened.settings == {"use_tf32": tf32}
+    assert opened.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    assert not opened.falls_back
+
+
+def test_a_stream_of_the_callers_is_used() -> None:
+    assert on_cuda(GRAPH, Precision.FP32, 42).settings["user_compute_stream"] == "42"
+
+
+def test_a_session_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "used", ("CPUExecutionProvider", CUDA_PROVIDER))
+    with pytest.raises(UnavailableError, match=r"model\.onnx: ONNX Runtime would run it with CPUExecutionProvider"):
+        on_cuda(GRAPH, Precision.FP32)
