@@ -12,6 +12,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer  # alias
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from export.cuda import UnavailableError, cuda_or_reason
 from export.engine_cache import default_folder
 from serving.cores import default_threads, default_workers
 
@@ -63,6 +64,12 @@ class ConfigError(ValueError):
     """A setting, or a model that it names, cannot be used."""
 
 
+def wants_gpu(runtime: ServingRuntime) -> bool:
+    if runtime is ServingRuntime.AUTO:
+        return not isinstance(cuda_or_reason(), UnavailableError)
+    return runtime is not ServingRuntime.ONNXRUNTIME
+
+
 def weights(text: object) -> object:
     """`a=90 b=10` -> {"a": 90, "b": 10}."""
     if not isinstance(text, str):
@@ -109,7 +116,12 @@ class Settings(BaseModel):
     )
     access_log: AccessLog = Field(AccessLog.OFF, description="on: a line for every request")
     log_format: LogFormat = Field(LogFormat.TEXT, description="json: one object a line")
-    workers: int = Field(default_factory=default_workers, ge=1, le=MOST_THREADS, description="processes")
+    workers: int = Field(
+        default_factory=lambda earlier: default_workers(on_gpu=wants_gpu(earlier["runtime"])),
+        ge=1,
+        le=MOST_THREADS,
+        description="processes",
+    )
     threads: int = Field(
         default_factory=lambda earlier: default_threads(earlier["workers"]),
         ge=1,

@@ -7,7 +7,7 @@ import os
 
 from bentoml._internal.resource import query_cgroup_cpu_count  # its public resources leave out the affinity
 
-CORES_A_WORKER = 4  # beyond that, threads of one worker wait for Python's lock rather than for a core
+CORES_A_WORKER = 2  # of a small network's requests, Python's lock lets one process do what two or three cores can
 
 
 def cores() -> float:
@@ -16,8 +16,9 @@ def cores() -> float:
     return min(allowed, query_cgroup_cpu_count())
 
 
-def default_workers() -> int:
-    return max(1, round(cores() / CORES_A_WORKER))
+def default_workers(*, on_gpu: bool) -> int:
+    """One on a GPU, where requests of different workers would not share batches."""
+    return 1 if on_gpu else max(1, round(cores() / CORES_A_WORKER))
 
 
 def default_threads(workers: int) -> int:
@@ -29,6 +30,6 @@ def sizing(workers: int, threads: int, intra_op_threads: int) -> str:
     """One line for the log."""
     return (
         f"{cores():g} cores: {workers} workers with {threads} threads each, {intra_op_threads} threads an inference; "
-        f"by default a worker for every {CORES_A_WORKER} cores and a thread for every core "
+        f"by default a worker for every {CORES_A_WORKER} cores, or one on a GPU, and a thread for every core "
         "(SERVING_WORKERS, SERVING_THREADS, SERVING_INTRA_OP_THREADS)"
     )

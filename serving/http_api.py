@@ -21,6 +21,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from export.cuda import DeviceError
 from serving.answers import BatchAnswer, BatchItem, Classification
 from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_long
 from serving.call import Call, current
@@ -44,6 +45,7 @@ INDEX = Path(__file__).with_name("index.html")
 TOP_K = 5
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 BENTOML_PATHS = {"/livez": None, "/healthz": None, "/readyz": None, "/metrics": KeyScope.OBSERVE}
+ALIVE = {"/livez", "/healthz"}
 CLIENT_CLOSED_REQUEST = 499  # nginx's word for it: there is nobody to tell
 Handler = Callable[[Call], Awaitable[Response]]
 
@@ -112,15 +114,23 @@ class HttpApi:
             return refused(error)
         except ClientDisconnect:
             raise
+        except DeviceError as error:
+            logger.error("%s %r failed, request %s: %s", call.method, path[:200], call.request_id, error)
+            message = "what runs the models failed; the log has the details"
+            return refused(RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", message))
         except Exception:
             logger.exception("%s %r failed, request %s", call.method, path[:200], call.request_id)
             message = "a fault of the service; its log has the details"
             return refused(RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message))
 
     def leave_to_bentoml(self, call: Call, path: str) -> None:
+        """Raises RequestError 503 where it would say that a worker lives that only a restart can help."""
         self.admit(call, BENTOML_PATHS[path])
         if path == "/metrics":
             self.opened.publish()
+        classifier = self.opened.classifier
+        if path in ALIVE and classifier is not None and (fault := classifier.fault) is not None:
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", "a restart is needed", found=fault)
 
     def admit(self, call: Call, needed: KeyScope | None) -> None:
         """Raises RequestError where the headers are too long, or the path needs a key that was not sent."""
@@ -151,6 +161,8 @@ class HttpApi:
             if call.received or patience_ms <= settings.max_receive_ms:
                 raise too_late(f"not answered within {patience_ms} ms; what had not begun was dropped") from None
             raise too_slow(settings.max_receive_ms) from None
+        finally:
+            call.timer = None  # it knows the task, whose context knows the call: a circle, for the collector to find
 
     async def index(self, _: Call) -> Response:
         return Response(INDEX.read_bytes(), media_type="text/html; charset=utf-8")

@@ -30,6 +30,7 @@ SETTINGS = {
     Lane.OURS: "bentoml serve, 1 worker, SERVING_THREADS as below, all else as it is by default",
     Lane.STARLETTE: "uvicorn, 1 worker, uvloop, httptools, no access log; receives the body, decodes nothing",
     Lane.FASTAPI: "uvicorn, 1 worker, uvloop, httptools, no access log; thread pool; pydantic response model",
+    Lane.FASTAPI_DECODER: "the same, with this service's decoder in place of Pillow",
     Lane.LITSERVE: "as many workers as others have threads, as many API servers, uvloop, httptools, no access log",
     Lane.BENTOML: "bentoml serve, 1 worker, threads as below, all else as it is by default; Pillow image in, dict out",
     Lane.CEILING: "no server: decode and infer in a loop, on no more threads than there are connections",
@@ -37,7 +38,7 @@ SETTINGS = {
 
 
 def check_peers(lanes: Sequence[Lane]) -> None:
-    if set(lanes) & set(PEERS) and not PEERS_PYTHON.exists():
+    if set(lanes) & {*PEERS, Lane.FASTAPI_DECODER} and not PEERS_PYTHON.exists():
         raise ServiceError(f"{PEERS_PYTHON}: no such file; the peers' environment is made by: make .venv-peers/ready")
 
 
@@ -99,6 +100,8 @@ def open_lane(lane: Lane, artifact: Artifact, jpegs: Sequence[Path], threads: in
     environment = {
         "BENCH_ARTIFACT": str(artifact.folder.resolve()), "BENCH_THREADS": str(threads), "BENTOML_DO_NOT_TRACK": "True",
     }  # fmt: skip
+    if lane in {Lane.CEILING, Lane.FASTAPI_DECODER}:
+        environment["BENCH_DECODER"] = "ours"
     if lane is Lane.CEILING:
         return ceiling(environment, jpegs, threads)
     return server(lane, environment)
@@ -131,7 +134,7 @@ def command_of(lane: Lane) -> Callable[[int], list[str]]:
     match lane:
         case Lane.STARLETTE:
             return lambda port: uvicorn(Path(sys.executable), "starlette_echo", port)
-        case Lane.FASTAPI:
+        case Lane.FASTAPI | Lane.FASTAPI_DECODER:
             return lambda port: uvicorn(PEERS_PYTHON, "fastapi_app", port)
         case Lane.LITSERVE:
             return lambda port: [str(PEERS_PYTHON), "-m", f"{OF_PEERS}.litserve_app", "--port", str(port)]

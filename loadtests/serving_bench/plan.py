@@ -11,12 +11,17 @@ PRECISIONS = ("fp32", "int8")
 
 
 class Lane(StrEnum):
-    """In the order of the first round. `ours-again` is the same server: what the two differ by, the run can not tell
-    from nothing."""
+    """In the order of the first round.
+
+    `fastapi+decoder` has our decoder in place of Pillow's, so that it differs from ours in the server alone; peers as
+    people write them have Pillow's. `ours-again` is the same server: what the two differ by, the run can not tell from
+    nothing.
+    """
 
     OURS = "ours"
     STARLETTE = "starlette"
     FASTAPI = "fastapi"
+    FASTAPI_DECODER = "fastapi+decoder"
     OURS_AGAIN = "ours-again"
     LITSERVE = "litserve"
     BENTOML = "bentoml"

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.pixels import as_seen, resize_and_crop
-from models.spec import CIFAR_PREPROCESSING, Preprocessing
+from models.pixels import LARGE, as_seen, plain_jpeg, read_image, read_pixels, resize_and_crop
+from models.spec import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING, Preprocessing
 
+NOISE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
@@ -87,3 +88,72 @@ def test_any_size_comes_out_as_the_crop(width: int, height: int, crop: int, marg
 def test_an_image_of_the_networks_size_is_not_touched() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     assert np.array_equal(resize_and_crop(Image.fromarray(pixels), CIFAR_PREPROCESSING), pixels)
+
+
+def jpeg(size: tuple[int, int] = (37, 53), mode: str = "RGB", **options: object) -> bytes:
+    """Of soft colours and hard edges."""
+    picture = Image.fromarray(NOISE).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (32, 32), (37, 53), (500, 375)])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("quality", [1, 50, 75, 100])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}])
+def test_a_plain_jpeg_has_the_pixels_that_pillow_gives_it(
+    size: tuple[int, int], subsampling: str, quality: int, options: dict[str, object]
+) -> None:
+    content = jpeg(size, subsampling=subsampling, quality=quality, **options)
+    plain = plain_jpeg(content, LARGE)
+    assert plain is not None
+    np.testing.assert_array_equal(plain, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+
+
+@pytest.mark.parametrize("preprocessing", [CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING])
+@pytest.mark.parametrize("size", [(32, 32), (40, 30), (300, 200), (224, 224)])
+def test_pixels_are_the_same_whichever_way_they_were_decoded(
+    size: tuple[int, int], preprocessing: Preprocessing
+) -> None:
+    content = jpeg(size)
+    expected = resize_and_crop(read_image(io.BytesIO(content)), preprocessing)
+    np.testing.assert_array_equal(read_pixels(io.BytesIO(content), preprocessing), expected)
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return jpeg(exif=exif)
+
+
+def rotated_by_xmp() -> bytes:
+    packet = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    return jpeg(xmp=packet)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        rotated(),
+        rotated_by_xmp(),
+        jpeg(mode="L"),
+        jpeg(mode="CMYK"),
+        jpeg()[:400],
+        jpeg()[:2] + jpeg()[4:],
+        b"",
+        b"GIF89a",
+    ],
+)
+def test_what_is_not_plain_is_left_to_pillow(content: bytes) -> None:
+    assert plain_jpeg(content, LARGE) is None
+
+
+@pytest.mark.parametrize("content", [rotated(), rotated_by_xmp()])
+def test_a_rotated_jpeg_comes_out_upright(content: bytes) -> None:
+    assert read_image(io.BytesIO(content)).size == (53, 37)
+
+
+def test_a_jpeg_of_more_pixels_than_allowed_is_not_decoded() -> None:
+    assert plain_jpeg(jpeg((40, 30)), 1199) is None
+    assert plain_jpeg(jpeg((40, 30)), 1200) is not None
