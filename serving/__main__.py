@@ -1,15 +1,19 @@
-"""Command line of `serving`: make an API key. The service itself is `bentoml serve serving.service:Preflight`."""
+"""Command line of `serving`: make an API key, list the settings. The service itself is `bentoml serve serving.service:Preflight`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from serving.config import reference
 from serving.keys import Scope, new_key
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if options.command == "settings":
+        print(reference())
+        return 0
     key, line = new_key(options.scope, options.name)
     print(key)
     print(
@@ -20,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    commands.add_parser("settings", help="print every environment variable that the service reads")
     command = commands.add_parser("key", help="make an API key; prints it, and the line that lets it in")
     command.add_argument("--scope", type=Scope, choices=list(Scope), default=Scope.PREDICT, help="default: predict")
     command.add_argument("--name", default="", help="whose it is, without spaces")

@@ -85,24 +85,28 @@ Weights = Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """Read from `SERVING_<NAME>`; an unknown name is an error, not ignored."""
+    """Read from `SERVING_<NAME>`; an unknown name is an error, not ignored. docs/serving.md lists them as they are here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: str = Field(
-        "", description="tags or variant names, separated by commas or spaces; the first is the default variant"
+        "",
+        description="tags or variant names, separated by commas or spaces; the first is the default variant. "
+        "By default those of the bento, or the newest of the shipped pair",
     )
     runtime: ServingRuntime = Field(ServingRuntime.AUTO, description=f"one of {', '.join(ServingRuntime)}")
     engines: Engines = Field(
         Engines.AS_EXPORTED, description="rebuild: before it is ready, build engines that are absent or of another GPU"
     )
-    engine_cache: Path = Field(default_factory=default_folder, description="where rebuilt engines are found again")
+    engine_cache: Path = Field(
+        default_factory=default_folder, description="where rebuilt engines are found again; by default in ~/.cache"
+    )
     max_image_bytes: int = Field(16 << 20, ge=1, description="largest encoded image")
     max_tensor_bytes: int = Field(16 << 20, ge=1, description="largest body of a /v2 inference request")
     max_image_pixels: int = Field(25_000_000, ge=1, description="width times height that will be decoded")
     api_keys_file: Path | None = Field(None, description="whose keys are let in; without it everybody is")
     max_timeout_ms: int = Field(
-        28_000, ge=1, le=29_000, description="longest that a request may take; X-Request-Timeout-Ms asks for less"
+        30_000, ge=1, le=600_000, description="longest that a request may take; X-Request-Timeout-Ms asks for less"
     )
     max_in_flight: int = Field(64, ge=1, description="requests a worker holds at once; more are answered 429")
     max_images: int = Field(64, ge=1, le=1024, description="images of one /classify/batch request")
@@ -120,18 +124,28 @@ class Settings(BaseModel):
         default_factory=lambda earlier: default_workers(on_gpu=wants_gpu(earlier["runtime"])),
         ge=1,
         le=MOST_THREADS,
-        description="processes",
+        description="processes; by default one for every two cores, or one on a GPU",
     )
     threads: int = Field(
         default_factory=lambda earlier: default_threads(earlier["workers"]),
         ge=1,
         le=MOST_THREADS,
-        description="images that a worker decodes and infers side by side",
+        description="images that a worker decodes and infers side by side; by default its share of the cores",
     )
-    intra_op_threads: int = Field(1, ge=1, le=MOST_THREADS, description="threads of one inference")
+    intra_op_threads: int = Field(1, ge=1, le=MOST_THREADS, description="threads of one inference on a CPU")
     batching: Batching = Field(Batching.AUTO, description="auto: where a GPU runs the models")
     split: Weights = Field({}, description="VARIANT=WEIGHT ...: who answers requests that name no variant")
     shadow: Weights = Field({}, description="VARIANT=PERCENT ...: who gets copies of those, unanswered")
+
+
+def reference() -> str:
+    """The settings as a Markdown table."""
+    rows = ["| variable | default | |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        unset = field.default_factory is not None or field.default in ("", None, {})
+        default = "" if unset else f"`{field.default}`"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:

@@ -34,7 +34,7 @@ class Routing:
     def choose(self, client: bytes | None) -> str:
         """The same variant for the same client, as long as the weights are the same.
 
-        A client stays with its variant, too, where the weight of that grows: shares are laid out in the order served.
+        Of two variants, the one whose weight grows keeps all its clients: its share grows at one end.
         """
         if self.sole is not None:
             return self.sole

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from serving.config import ConfigError, Settings, exact_tags, read_settings
+from serving import cores
+from serving.__main__ import main
+from serving.config import ConfigError, Settings, exact_tags, read_settings, reference
+from tests.conftest import ROOT
 
 
 def test_settings_are_read_by_name() -> None:
@@ -40,3 +47,35 @@ def test_two_versions_of_one_variant_are_refused(exported_pair: tuple[str, str])
 def test_a_model_that_is_not_there_names_the_command_that_makes_it() -> None:
     with pytest.raises(ConfigError, match="python -m export resnet44-preact"):
         exact_tags(Settings(models="resnet44-preact"))
+
+
+def test_the_documentation_lists_the_settings_as_they_are() -> None:
+    page = (ROOT / "docs" / "serving.md").read_text()
+    _, _, rest = page.partition("<!-- python -m serving settings -->\n")
+    assert rest.startswith(f"{reference()}\n\n"), "paste what `python -m serving settings` prints into docs/serving.md"
+
+
+def test_the_command_prints_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"`SERVING_{name.upper()}`" in printed for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("usable", "on_gpu", "workers", "threads"),
+    [(0.5, False, 1, 1), (1, False, 1, 1), (2, False, 1, 2), (6, False, 3, 2), (7.5, False, 4, 2), (16, True, 1, 16)],
+)
+def test_cores_become_workers_and_threads(
+    monkeypatch: pytest.MonkeyPatch, usable: float, on_gpu: bool, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr(cores, "cores", lambda: usable)
+    found = cores.default_workers(on_gpu=on_gpu)
+    assert (found, cores.default_threads(found)) == (workers, threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinity")
+def test_a_process_counts_the_cores_that_it_may_use() -> None:
+    one = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{one}}}); from serving.cores import cores; print(cores())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == 1

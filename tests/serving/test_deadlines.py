@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -171,3 +172,21 @@ def test_the_service_has_less_patience_than_any_client(exported_pair: tuple[str,
     asyncio.run(scenario(Opened(classifier)))
     classifier.let_go.release()
     classifier.close()
+
+
+def test_a_request_leaves_nothing_to_the_collector(opened: Opened) -> None:
+    """Circles would pile up until it stops the whole worker, which shows in the slowest answers."""
+    held(opened).let_go.release(100)
+
+    async def scenario() -> int:
+        await Client(opened).answer()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                assert (await Client(opened).answer())[0] == 200
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(scenario()) < 20

@@ -279,7 +279,7 @@ def service() -> ModuleType:
     return service
 
 
-def test_a_gpu_that_dies_ends_readiness(
+def test_a_gpu_that_dies_ends_readiness_and_life_and_requests_get_503(
     engine: Artifact, settings: Settings, service: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = with_gpu(engine)
@@ -295,7 +295,11 @@ def test_a_gpu_that_dies_ends_readiness(
     assert readiness() == {200}
     machine.module.engine.cudart.is_dead = True
     assert readiness() == {200}  # nobody has asked it yet
-    assert api.post("/classify", content=encoded()).status_code == 500
+    assert api.get("/livez").status_code == 200
+    refused = api.post("/classify", content=encoded())
+    assert (refused.status_code, refused.json()["error"]) == (503, "device_failed")
+    assert "cuda" not in refused.text
+    assert api.get("/livez").status_code == 503  # only a restart helps
     assert str(classifier.fault).startswith("resnet14-preact: cuda")
     assert "cudaErrorLaunchFailure" in str(classifier.fault)
     assert readiness() == {503, 400}
