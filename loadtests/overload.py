@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ import numpy as np
 
 from loadtests.machine import machine
 from loadtests.open_loop import Clients, Outcome, poisson, posts, run_open
+from loadtests.turns import median_over
 
 GRACE_S = 1.0  # beyond a request's own deadline, before its client calls it unanswered
 GENTLE = 0.5  # of the capacity: the load before and after
 NORMAL = 1.5  # times the median latency before: what counts as back to normal
 WINDOW_S = 0.5
+PIECE_S = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--times", type=float, default=10.0, help="the capacity (default: 10)")
     top.add_argument("--seconds", type=float, default=60.0, help="of overload (default: 60)")
     top.add_argument("--capacity-seconds", type=float, default=20.0, help="of finding the capacity (default: 20)")
+    top.add_argument("--gentle-seconds", type=float, default=10.0, help="before and after (default: 10)")
     top.add_argument("--users", type=int, default=16, help="that find it, in a closed workload (default: 16)")
     top.add_argument("--deadline-ms", type=int, default=5000, help="of every request (default: 5000)")
     top.add_argument("--seed", type=int, default=0)
@@ -66,12 +70,19 @@ async def measure(options: argparse.Namespace, requests: Sequence[bytes]) -> dic
         say(f"{name}: {rate_rps:.1f} requests/s, {seconds:g} s")
         return await run_open(options.url, requests, poisson(rate_rps, seconds, options.seed), patience_s)
 
-    before = await offer("gentle", GENTLE * capacity, 10.0)
+    before = await offer("gentle", GENTLE * capacity, options.gentle_seconds)
     cpu = time.process_time()
     over = await offer("overload", options.times * capacity, options.seconds)
     cpu_share = (time.process_time() - cpu) / options.seconds
-    after = await offer("gentle again", GENTLE * capacity, 10.0)
-    return summary(options, capacity, before, over, after) | {"client_cpu_share": cpu_share, "machine": machine()}
+    after = await offer("gentle again", GENTLE * capacity, options.gentle_seconds)
+    say("capacity again")
+    again = await closed(options.url, requests, options.users, options.capacity_seconds)
+    return summary(options, (capacity, again), before, over, after) | {
+        "client_cpu_share": cpu_share,
+        "image_bytes": [len(request) for request in requests],
+        "machine": machine(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    }
 
 
 async def closed(url: str, requests: Sequence[bytes], users: int, seconds: float) -> float:
@@ -94,8 +105,14 @@ async def closed(url: str, requests: Sequence[bytes], users: int, seconds: float
 
 
 def summary(
-    options: argparse.Namespace, capacity: float, before: list[Outcome], over: list[Outcome], after: list[Outcome]
+    options: argparse.Namespace,
+    capacities: tuple[float, float],
+    before: list[Outcome],
+    over: list[Outcome],
+    after: list[Outcome],
 ) -> dict[str, Any]:
+    """`capacities` are the one before and the one after; goodput is judged in pieces against their mean."""
+    capacity = float(np.mean(capacities))
     accepted = np.array([outcome.latency_s for outcome in over if outcome.status == 200])
     refused = np.array([outcome.latency_s for outcome in over if outcome.status == 429])
     in_time = [outcome for outcome in over if outcome.status == 200 and outcome.ended_s <= options.seconds]
@@ -103,6 +120,7 @@ def summary(
     usual = float(np.median([outcome.latency_s for outcome in before]))
     return {
         "capacity_rps": capacity,
+        "capacity_before_and_after_rps": capacities,
         "offered_rps": len(over) / options.seconds,
         "seconds": options.seconds,
         "deadline_ms": options.deadline_ms,
@@ -113,6 +131,7 @@ def summary(
         ),
         "goodput_rps": len(in_time) / options.seconds,
         "goodput_over_capacity": len(in_time) / options.seconds / capacity,
+        "goodput_over_capacity_by_piece": goodput(in_time, options.seconds, capacity),
         "accepted_latency_ms": percentiles(accepted),
         "refused_latency_ms": percentiles(refused),
         "send_lag_p99_ms": float(np.percentile(lag, 99) * 1e3),
@@ -120,6 +139,14 @@ def summary(
         "normal_after_s": back_to_normal(after, NORMAL * usual),
         "statuses_after": {str(status): count for status, count in Counter(each.status for each in after).items()},
     }
+
+
+def goodput(in_time: Sequence[Outcome], seconds: float, capacity: float) -> dict[str, float] | None:
+    """Over pieces of the run: their median and its 95 % interval; None for a run that is too short."""
+    edges = np.arange(0.0, seconds + 1e-9, PIECE_S)
+    counts, _ = np.histogram([outcome.ended_s for outcome in in_time], edges)
+    found = median_over(counts / PIECE_S / capacity)
+    return None if found is None else asdict(found)
 
 
 def percentiles(seconds: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float] | None:
@@ -141,9 +168,12 @@ def back_to_normal(after: Sequence[Outcome], most_s: float) -> float | None:
 def as_text(result: dict[str, Any]) -> str:
     accepted, refused = result["accepted_latency_ms"] or {}, result["refused_latency_ms"] or {}
     lines = [
-        f"capacity {result['capacity_rps']:.1f} requests/s; offered {result['offered_rps']:.1f}, "
+        f"capacity {result['capacity_rps']:.1f} requests/s (before and after "
+        f"{' and '.join(f'{each:.1f}' for each in result['capacity_before_and_after_rps'])}); "
+        f"offered {result['offered_rps']:.1f}, "
         f"{result['offered_rps'] / result['capacity_rps']:.1f} times as many, for {result['seconds']:g} s",
-        f"goodput {result['goodput_rps']:.1f} requests/s, {result['goodput_over_capacity']:.1%} of the capacity",
+        f"goodput {result['goodput_rps']:.1f} requests/s, {result['goodput_over_capacity']:.1%} of the capacity; "
+        f"by pieces of {PIECE_S:g} s {as_interval(result['goodput_over_capacity_by_piece'])}",
         f"answers by status {result['statuses']}, none came: {result['problems'] or 0}, "
         f"not within {result['deadline_ms']} ms: {result['unanswered_within_deadline']}",
         f"accepted: p50 {accepted.get('p50', 0):.0f}, p99 {accepted.get('p99', 0):.0f} ms; "
@@ -153,6 +183,10 @@ def as_text(result: dict[str, Any]) -> str:
         f"and took {result['client_cpu_share']:.2f} of a core",
     ]
     return "\n".join(lines)
+
+
+def as_interval(found: dict[str, float] | None) -> str:
+    return "too few" if found is None else f"{found['median']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def say(what: str) -> None:

@@ -1,4 +1,7 @@
-"""Command line of `serving`: make an API key, list the settings. The service itself is `bentoml serve serving.service:Preflight`."""
+"""Command line of `serving`: make an API key, list the settings.
+
+The service itself is `bentoml serve serving.service:Preflight`.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ Weights = Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """Read from `SERVING_<NAME>`; an unknown name is an error, not ignored. docs/serving.md lists them as they are here."""
+    """Read from `SERVING_<NAME>`; an unknown name is an error, not ignored. docs/serving.md lists them from here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,7 +108,11 @@ class Settings(BaseModel):
     max_timeout_ms: int = Field(
         30_000, ge=1, le=600_000, description="longest that a request may take; X-Request-Timeout-Ms asks for less"
     )
-    max_in_flight: int = Field(64, ge=1, description="requests a worker holds at once; more are answered 429")
+    max_in_flight: int = Field(
+        default_factory=lambda earlier: 256 if wants_gpu(earlier["runtime"]) else 64,
+        ge=1,
+        description="requests a worker holds at once; more are answered 429. By default 64, or 256 on a GPU",
+    )
     max_images: int = Field(64, ge=1, le=1024, description="images of one /classify/batch request")
     max_batch_bytes: int = Field(64 << 20, ge=1, description="their bytes together")
     max_header_bytes: int = Field(16 << 10, ge=256, le=1 << 20, description="names and values of a request's headers")

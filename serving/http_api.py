@@ -21,7 +21,6 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from export.cuda import DeviceError
 from serving.answers import BatchAnswer, BatchItem, Classification
 from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_long
 from serving.call import Call, current
@@ -114,10 +113,6 @@ class HttpApi:
             return refused(error)
         except ClientDisconnect:
             raise
-        except DeviceError as error:
-            logger.error("%s %r failed, request %s: %s", call.method, path[:200], call.request_id, error)
-            message = "what runs the models failed; the log has the details"
-            return refused(RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", message))
         except Exception:
             logger.exception("%s %r failed, request %s", call.method, path[:200], call.request_id)
             message = "a fault of the service; its log has the details"
@@ -129,8 +124,8 @@ class HttpApi:
         if path == "/metrics":
             self.opened.publish()
         classifier = self.opened.classifier
-        if path in ALIVE and classifier is not None and (fault := classifier.fault) is not None:
-            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", "a restart is needed", found=fault)
+        if path in ALIVE and classifier is not None and classifier.fault is not None:
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", "only a restart helps")
 
     def admit(self, call: Call, needed: KeyScope | None) -> None:
         """Raises RequestError where the headers are too long, or the path needs a key that was not sent."""
@@ -196,8 +191,13 @@ class HttpApi:
                 return {"name": sendable(name), "status": error.status, "classification": None, "error": error.answer}
             return {"name": sendable(name), "status": HTTPStatus.OK, "classification": classification, "error": None}
 
-        async with asyncio.TaskGroup() as group:
-            items = [group.create_task(item(name, encoded)) for name, encoded in images]
+        try:
+            async with asyncio.TaskGroup() as group:
+                items = [group.create_task(item(name, encoded)) for name, encoded in images]
+        except ExceptionGroup as errors:
+            if errors.subgroup(ClientDisconnect) is not None:
+                raise ClientDisconnect from None
+            raise
         results: BatchAnswer = {"results": [task.result() for task in items]}
         return Response(to_json(results))
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from export.cuda import DeviceError
 from serving.call import Call
 from serving.classifier import Classifier, Served
 from serving.config import Settings
@@ -89,6 +90,10 @@ class Opened:
         soon = work.loop.call_later(WATCHED_AFTER_S, watch.begin)
         try:
             return await work.answer
+        except DeviceError as error:
+            logger.error("inference failed: %s", error)
+            message = "what runs the models failed; the log has the details"
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", message) from None
         except asyncio.CancelledError:
             if watch.saw_hang_up:
                 raise ClientDisconnect from None

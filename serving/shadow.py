@@ -18,6 +18,7 @@ from serving.metrics import metrics
 logger = logging.getLogger("bentoml.serve")
 
 MOST_WAITING = 32
+ENDS_WITHIN_S = 5.0  # a shadow that hangs does not keep the worker
 LOWEST_PRIORITY = 19
 Copy = tuple[str, str, int, Callable[[], int]]  # primary, shadow, the primary's best class, what finds the shadow's
 
@@ -59,7 +60,7 @@ class Shadow:
             while True:
                 self.waiting.get_nowait()
         self.waiting.put(None)
-        self.thread.join()
+        self.thread.join(ENDS_WITHIN_S)
 
 
 def count(copy: Copy, result: str) -> None:

@@ -50,7 +50,8 @@ def test_a_package_imports_only_what_the_law_allows(package: str) -> None:
 def test_peers_import_the_torch_free_contract_alone() -> None:
     ours = [(path, name) for path, name in imports(PEERS) if name.partition(".")[0] in OURS - {"loadtests"}]
     assert ours
-    assert not [(path, name) for path, name in ours if name not in TORCH_FREE]
+    allowed = {*TORCH_FREE, "serving.service"}  # what edge.py measures in its own process
+    assert not [(path, name) for path, name in ours if name not in allowed]
 
 
 def test_nothing_but_the_peers_imports_what_only_their_environment_has() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,10 +107,55 @@ def test_large_images_of_a_form_are_not_written_to_files(client: TestClient, mon
     assert [item["status"] for item in ask(client, image)] == [413]
 
 
+def test_a_client_that_hangs_up_takes_its_whole_batch_along(exported_pair: tuple[str, str]) -> None:
+    """And is nobody's fault: no answer, no error in the log."""
+    boundary = b"----any"
+    part = b'--%s\r\ncontent-disposition: form-data; name="images"; filename="a"\r\n\r\n%s\r\n' % (boundary, encoded())
+    form = part * 4 + b"--%s--\r\n" % boundary
+
+    async def scenario(opened: Opened, let_go: threading.Event) -> list[Any]:
+        sent: list[Any] = []
+        bodies = iter([form])
+
+        async def receive() -> dict[str, Any]:
+            if (body := next(bodies, None)) is not None:
+                return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        content_type = b"multipart/form-data; boundary=" + boundary
+        scope = {
+            "type": "http", "method": "POST", "path": "/classify/batch", "query_string": b"",
+            "headers": [(b"content-type", content_type)],
+        }  # fmt: skip
+        await HttpApi(None, opened)(scope, receive, send)  # type: ignore[arg-type]
+        assert opened.in_flight == 2  # both threads have begun one, and nobody begins another
+        let_go.set()
+        while opened.in_flight:
+            await asyncio.sleep(0.001)
+        return sent
+
+    with opening(exported_pair[:1]) as opened:
+        assert opened.classifier is not None
+        (served,) = opened.classifier.served.values()
+        let_go, begun, infer = threading.Event(), [], served.runner.infer
+
+        def wait(images: Any) -> Any:
+            begun.append(1)
+            assert let_go.wait(20)
+            return infer(images)
+
+        runner: Any = served.runner
+        runner.infer = wait
+        assert asyncio.run(scenario(opened, let_go)) == []
+        assert len(begun) == 2
+
+
 def test_what_one_request_waits_for_is_bounded(exported_pair: tuple[str, str]) -> None:
     """More images than the service takes at once wait within their request instead of being refused."""
     with opening(exported_pair[:1], max_in_flight=2, max_images=MOST) as opened:
         client = TestClient(HttpApi(PlainTextResponse(""), opened))
         assert {item["status"] for item in ask(client, *[encoded()] * MOST)} == {200}
         assert opened.in_flight == 0
-    asyncio.set_event_loop(None)

@@ -1,0 +1,148 @@
+"""What the hot route costs by itself: CPU time of this service's application, with nothing to decode or to infer, over
+that of a bare Starlette that answers as much, in one process and without sockets.
+
+    python -m loadtests.serving_bench.peers.edge --model resnet20-preact:VERSION
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from tqdm import tqdm
+
+from loadtests.machine import machine
+from loadtests.turns import Ratio, median_over
+
+BODY = bytes(3000)
+LIVES: list[asyncio.Future[None]] = []  # of applications, to the end of this process
+REQUESTS, USERS = 2000, 4
+SCOPE = {
+    "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/classify",
+    "raw_path": b"/classify", "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
+    "server": ("127.0.0.1", 3000),
+    "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"image/jpeg"), (b"content-length", b"3000")],
+}  # fmt: skip
+
+
+def main() -> int:
+    top = argparse.ArgumentParser(prog="python -m loadtests.serving_bench.peers.edge", description=__doc__)
+    top.add_argument("--model", required=True, help="a tag of BentoML's model store, of 10 classes")
+    top.add_argument("--rounds", type=int, default=40)
+    top.add_argument("--out", type=Path, default=Path("build/bench/edge.json"))
+    options = top.parse_args()
+    with tempfile.TemporaryDirectory() as folder:  # of metrics, as BentoML would set it
+        os.environ |= {"PROMETHEUS_MULTIPROC_DIR": folder, "SERVING_MODELS": options.model}
+        turns = uvloop.run(measure(options.rounds))
+    result = summary(turns)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+async def measure(rounds: int) -> dict[str, list[float]]:
+    """Microseconds a request, round by round."""
+    from serving.service import Preflight, opened  # noqa: PLC0415  once the environment says what to open
+
+    service: Any = Preflight  # what the decorator makes of the class
+    ours = service.to_asgi()
+    await start(ours)
+    assert opened.classifier is not None
+    (served,) = opened.classifier.served.values()
+    pixels, logits = np.zeros((32, 32, 3), np.uint8), np.arange(10, dtype=np.float32)[np.newaxis]
+    nothing: Any = opened.classifier
+    nothing.decode = lambda *_: pixels
+    runner: Any = served.runner
+    runner.infer = lambda _: logits
+    answer = await ask(ours)
+    lanes = {"ours": ours, "starlette": echo(answer), "ours again": ours}
+    found: dict[str, list[float]] = {name: [] for name in lanes}
+    for number in tqdm(range(rounds + 1), desc="measuring", unit="round"):
+        for place in range(len(lanes)):
+            name = list(lanes)[(number + place) % len(lanes)]
+            found[name].append(await turn(lanes[name]))
+    return {name: values[1:] for name, values in found.items()}  # the first warms up
+
+
+async def start(app: Any) -> None:
+    started = asyncio.Event()
+    messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    await messages.put({"type": "lifespan.startup"})
+
+    async def send(_: Any) -> None:
+        started.set()
+
+    LIVES.append(asyncio.ensure_future(app({"type": "lifespan", "state": {}}, messages.get, send)))
+    await started.wait()
+
+
+def echo(answer: bytes) -> Starlette:
+    async def respond(request: Request) -> Response:
+        await request.body()
+        return Response(answer, media_type="application/json")
+
+    return Starlette(routes=[Route("/classify", respond, methods=["POST"])])
+
+
+async def turn(app: Any) -> float:
+    async def user() -> None:
+        for _ in range(REQUESTS // USERS):
+            await ask(app)
+
+    begun = time.process_time()
+    await asyncio.gather(*(user() for _ in range(USERS)))
+    return (time.process_time() - begun) / REQUESTS * 1e6
+
+
+async def ask(app: Any) -> bytes:
+    """The body of its answer."""
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": BODY, "more_body": False}])
+
+    async def receive() -> Any:
+        message = next(messages, None)
+        return message if message is not None else await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({**SCOPE, "state": {}}, receive, send)
+    assert sent[0]["status"] == 200, sent
+    return bytes(sent[1]["body"])
+
+
+def summary(turns: dict[str, list[float]]) -> dict[str, Any]:
+    ours, bare, again = (np.array(turns[name]) for name in ("ours", "starlette", "ours again"))
+    return {
+        "measure": "CPU microseconds a request, in one process, without sockets, decoding and inference",
+        "medians": {name: float(np.median(values)) for name, values in turns.items()},
+        "ours_minus_starlette": interval(median_over(ours - bare)),
+        "ours_over_ours_again": interval(median_over(ours / again)),
+        "rounds": len(ours),
+        "requests_a_turn": REQUESTS,
+        "machine": machine(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    }
+
+
+def interval(found: Ratio | None) -> dict[str, float] | None:
+    return None if found is None else asdict(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
