@@ -33,9 +33,17 @@ async def stalling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         await reader.readexactly(length)
         await asyncio.sleep(max(0.0, FREE_AT - asyncio.get_running_loop().time()))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    writer.close()
 
 
 FREE_AT = 0.0
+
+
+async def end(server: asyncio.Server) -> None:
+    """With its connections, whose clients are gone: what is left open, Python complains of."""
+    server.close()
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=5)
 
 
 def test_latency_counts_from_when_a_request_was_due() -> None:
@@ -48,7 +56,7 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
         FREE_AT = asyncio.get_running_loop().time() + 0.5
         requests = posts(f"http://127.0.0.1:{port}/any", [b"body"], 1000)
         outcomes = await run_open(f"http://127.0.0.1:{port}/any", requests, iter(np.arange(0, 1, 0.02).tolist()), 10.0)
-        server.close()
+        await end(server)
         return outcomes
 
     outcomes = asyncio.run(scenario())
@@ -67,7 +75,7 @@ def test_who_does_not_answer_is_given_up_and_said_so() -> None:
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         outcomes = await run_open(url, posts(url, [b"a"], 100), iter([0.0, 0.01]), 0.2)
-        server.close()
+        await end(server)
         return outcomes
 
     assert [(each.status, each.problem) for each in asyncio.run(scenario())] == [(0, "TimeoutError")] * 2
