@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ import onnxruntime
 import pytest
 
 from export import quantize as module
-from export.__main__ import main
+from export.__main__ import choices, main, parser, settings_of
 from export.artifact import Precision, read_manifest
 from export.calibration import file_beside, read_calibration
 from export.folding.fold import fold
 from export.images import from_photographs
+from export.pipeline import export
 from export.quantize import FORMS, MadeFor, PrecisionError, calibrate, quantize
 from export.source import open_source
 from export.to_onnx import INPUT, to_onnx
@@ -169,16 +171,18 @@ def test_an_untrained_network_is_quantized_on_photographs(capsys: pytest.Capture
     assert "photographs" in read_manifest(folder, version).quantization.images
 
 
-def test_a_loss_beyond_the_gate_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_beyond_the_gate_writes_nothing(tmp_path: Path) -> None:
+    """The gate is one that the command line would not take: no graph gains 101 points."""
     import bentoml
 
     data = tmp_path / "cifar-10-batches-py"
     data.mkdir()
     write_batches(data)
     before = len(bentoml.models.list())
-    arguments = ["resnet20-preact", "--precision", "int8", "--data", str(data), "--most-points-lost", "-101"]
-    assert main(arguments) == 2
-    assert "Nothing was written" in capsys.readouterr().err.splitlines()[-1]
+    options = parser().parse_args(["resnet20-preact", "--precision", "int8", "--data", str(data)])
+    (choice,) = choices(options)
+    with pytest.raises(PrecisionError, match="Nothing was written"):
+        export(choice, replace(settings_of(options), most_points_lost=-101.0))
     assert len(bentoml.models.list()) == before
 
 
@@ -197,9 +201,10 @@ def test_a_calibration_is_saved_and_found_again(
     checkpoint.write_bytes(zoo_path("resnet20-preact").read_bytes())
     arguments = ["resnet20-preact", "--checkpoint", str(checkpoint), "--precision", "int8"]
     saved = ["--calibration", str(photographs), "--save-calibration", str(file_beside(checkpoint))]
-    first, _ = exported([*arguments, *saved], capsys)
-    second, _ = exported(arguments, capsys)
-    assert first == second
+    first, second = exported([*arguments, *saved], capsys), exported(arguments, capsys)
+    manifests = [read_manifest(folder, version) for version, folder in (first, second)]
+    assert manifests[0].files == manifests[1].files
+    assert [("--calibration" in manifest.given) for manifest in manifests] == [True, False]
 
 
 @pytest.mark.parametrize(

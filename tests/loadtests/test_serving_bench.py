@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +186,11 @@ def test_without_wrk_there_is_one_line_that_says_how_to_get_it(
 def test_a_run_measures_real_servers_and_resumes(
     exported_pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    variant, _, version = exported_pair[1].partition(":")
+    home = tmp_path / "home"  # of its own: the newest is taken, and other tests make newer ones
+    shutil.copytree(Path(BENTOML_HOME.name) / "models" / variant / version, home / "models" / variant / version)
     chosen = ["--cells", "resnet20:fp32:2", "--lanes", "ours,starlette,ceiling", "--rounds", "1", "--turn-seconds", "1"]
-    arguments = [*chosen, "--out", str(tmp_path), "--bentoml-home", BENTOML_HOME.name]
+    arguments = [*chosen, "--out", str(tmp_path), "--bentoml-home", str(home)]
     assert main(arguments) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "serving.json").read_text())
     assert report["conditions"]["artifacts"] == {"resnet20:fp32": exported_pair[1]}
