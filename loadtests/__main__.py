@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import locust  # noqa: F401  patches the standard library for gevent, so it comes before all that uses sockets
-from tqdm import tqdm
 
+from loadtests.command_line import positive, progress_bar
 from loadtests.compare import run_rounds
 from loadtests.local_service import ServiceError
 from loadtests.report import as_text, summary, write_report
@@ -70,17 +70,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def positive(kind: type[int] | type[float]) -> Any:
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not positive")
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"  # argparse's word for it
-    return parse
-
-
 def compare(options: argparse.Namespace) -> int:
     if not options.host.startswith(("http://", "https://")):
         raise LoadTestError(f"--host {options.host}: expected http://NAME:PORT")
@@ -111,7 +100,7 @@ def startup(options: argparse.Namespace) -> int:
 def measure(plan: Plan, images: list[Any], log: Path) -> list[Turn]:
     """Run the plan; every turn is in the log as soon as it ends, and Ctrl-C keeps what there is."""
     turns: list[Turn] = []
-    with log.open("w") as file, progress_bar(plan.rounds * LANES) as progress:
+    with log.open("w") as file, progress_bar(plan.rounds * LANES, "comparing", "turn") as progress:
         try:
             for turn in run_rounds(plan, images):
                 turns.append(turn)
@@ -121,11 +110,6 @@ def measure(plan: Plan, images: list[Any], log: Path) -> list[Turn]:
         except KeyboardInterrupt:
             print("interrupted; the rounds so far follow", file=sys.stderr)
     return turns
-
-
-def progress_bar(turns: int) -> tqdm[Any]:
-    interval_s = 0.1 if sys.stderr.isatty() else 30.0  # a log file needs fewer lines
-    return tqdm(total=turns, desc="comparing", unit="turn", mininterval=interval_s)
 
 
 def input_shape(variants: dict[str, dict[str, Any]]) -> tuple[int, ...]:

@@ -41,8 +41,9 @@ def poisson(rate_rps: float, seconds: float, seed: int) -> Iterator[float]:
 def posts(url: str, bodies: Sequence[bytes], timeout_ms: int) -> list[bytes]:
     """Whole requests, ready to be written."""
     parts = urlsplit(url)
+    target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     return [
-        f"POST {parts.path}?{parts.query} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: image/jpeg\r\n"
+        f"POST {target} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: image/jpeg\r\n"
         f"x-request-timeout-ms: {timeout_ms}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
         + body
         for body in bodies
@@ -51,9 +52,7 @@ def posts(url: str, bodies: Sequence[bytes], timeout_ms: int) -> list[bytes]:
 
 async def run_open(url: str, requests: Sequence[bytes], due: Iterator[float], patience_s: float) -> list[Outcome]:
     """Send each at its time over a free connection, or a new one; ends when the last is answered or given up."""
-    parts = urlsplit(url)
-    assert parts.hostname is not None
-    clients = Clients(parts.hostname, parts.port or 80, patience_s)
+    clients = Clients(url, patience_s)
     tasks = []
     begun = time.perf_counter()
     for at, request in zip(due, cycle(requests)):
@@ -68,8 +67,9 @@ async def run_open(url: str, requests: Sequence[bytes], due: Iterator[float], pa
 class Clients:
     """Connections that are kept for the next request."""
 
-    def __init__(self, host: str, port: int, patience_s: float) -> None:
-        self.host, self.port, self.patience_s = host, port, patience_s
+    def __init__(self, url: str, patience_s: float) -> None:
+        parts = urlsplit(url)
+        self.host, self.port, self.patience_s = parts.hostname or "", parts.port or 80, patience_s
         self.free: list[Connection] = []
 
     async def ask(self, request: bytes, due_s: float, begun: float) -> Outcome:

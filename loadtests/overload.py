@@ -14,21 +14,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loadtests.command_line import positive
 from loadtests.machine import machine
 from loadtests.open_loop import Clients, Outcome, poisson, posts, run_open
-from loadtests.turns import median_over
+from loadtests.turns import as_dict, median_over
 
 GRACE_S = 1.0  # beyond a request's own deadline, before its client calls it unanswered
 GENTLE = 0.5  # of the capacity: the load before and after
 NORMAL = 1.5  # times the median latency before: what counts as back to normal
 WINDOW_S = 0.5
+PATIENT_S = 60.0  # who finds the capacity waits for every answer
 PIECE_S = 5.0
 
 
@@ -50,12 +51,12 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--url", required=True, help="where images are posted")
     top.add_argument("--image", type=Path, nargs="+", required=True, help="JPEG files, sent in turn")
-    top.add_argument("--times", type=float, default=10.0, help="the capacity (default: 10)")
-    top.add_argument("--seconds", type=float, default=60.0, help="of overload (default: 60)")
-    top.add_argument("--capacity-seconds", type=float, default=20.0, help="of finding the capacity (default: 20)")
-    top.add_argument("--gentle-seconds", type=float, default=10.0, help="before and after (default: 10)")
-    top.add_argument("--users", type=int, default=16, help="that find it, in a closed workload (default: 16)")
-    top.add_argument("--deadline-ms", type=int, default=5000, help="of every request (default: 5000)")
+    top.add_argument("--times", type=positive(float), default=10.0, help="the capacity (default: 10)")
+    top.add_argument("--seconds", type=positive(float), default=60.0, help="of overload (default: 60)")
+    top.add_argument("--capacity-seconds", type=positive(float), default=20.0, help="to find it (default: 20)")
+    top.add_argument("--gentle-seconds", type=positive(float), default=10.0, help="before and after (default: 10)")
+    top.add_argument("--users", type=positive(int), default=16, help="that find it, in a closed workload (default: 16)")
+    top.add_argument("--deadline-ms", type=positive(int), default=5000, help="of every request (default: 5000)")
     top.add_argument("--seed", type=int, default=0)
     top.add_argument("--out", type=Path, default=Path("build/bench/overload.json"))
     return top
@@ -87,8 +88,7 @@ async def measure(options: argparse.Namespace, requests: Sequence[bytes]) -> dic
 
 async def closed(url: str, requests: Sequence[bytes], users: int, seconds: float) -> float:
     """Answers a second, to clients that each wait for theirs."""
-    host, _, port = url.partition("//")[2].partition("/")[0].partition(":")
-    clients, bodies = Clients(host, int(port or 80), 60.0), cycle(requests)
+    clients, bodies = Clients(url, PATIENT_S), cycle(requests)
     begun = time.perf_counter()
     warm, count = begun + 0.1 * seconds, 0
 
@@ -127,7 +127,7 @@ def summary(
         "statuses": {str(status): count for status, count in sorted(Counter(each.status for each in over).items())},
         "problems": dict(Counter(outcome.problem for outcome in over if outcome.problem)),
         "unanswered_within_deadline": sum(
-            not outcome.status or outcome.latency_s > options.deadline_ms / 1e3 + WINDOW_S for outcome in over
+            not outcome.status or outcome.latency_s > options.deadline_ms / 1e3 for outcome in over
         ),
         "goodput_rps": len(in_time) / options.seconds,
         "goodput_over_capacity": len(in_time) / options.seconds / capacity,
@@ -145,8 +145,7 @@ def goodput(in_time: Sequence[Outcome], seconds: float, capacity: float) -> dict
     """Over pieces of the run: their median and its 95 % interval; None for a run that is too short."""
     edges = np.arange(0.0, seconds + 1e-9, PIECE_S)
     counts, _ = np.histogram([outcome.ended_s for outcome in in_time], edges)
-    found = median_over(counts / PIECE_S / capacity)
-    return None if found is None else asdict(found)
+    return as_dict(median_over(counts / PIECE_S / capacity))
 
 
 def percentiles(seconds: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float] | None:

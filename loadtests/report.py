@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from loadtests.machine import machine
-from loadtests.turns import Plan, Ratio, Turn, failure_rate, latencies, ratio, verdict
+from loadtests.turns import Plan, Ratio, Turn, as_dict, failure_rate, latencies, ratio, verdict
 
 PERCENTILES = (50, 90, 99)
 MOST_FAILURES = 0.01  # of all requests; beyond, the answered ones do not stand for the rest
@@ -70,8 +70,8 @@ def ratios(turns: Sequence[Turn], name: str) -> dict[str, Any]:
     measured, control = (ratio(turns, lane, FIGURES[name]) for lane in (1, 2))
     failing = failure_rate(turns)
     return {
-        "ratio": asdict(measured) if measured else None,
-        "control": asdict(control) if control else None,
+        "ratio": as_dict(measured),
+        "control": as_dict(control),
         "verdict": verdict(measured, control)
         if failing <= MOST_FAILURES
         else f"not judged, {failing:.1%} of the requests failed",

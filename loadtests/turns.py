@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,10 @@ def median_over(values: NDArray[np.float64]) -> Ratio | None:
         return None
     interval = quantile_test(values, q=float(np.median(values)), p=0.5).confidence_interval(0.95)
     return Ratio(float(np.median(values)), float(interval.low), float(interval.high))
+
+
+def as_dict(ratio: Ratio | None) -> dict[str, float] | None:
+    return None if ratio is None else asdict(ratio)
 
 
 def latencies(turns: Sequence[Turn], lane: int) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.engine_session import buckets_of
 from serving.errors import too_late
 from serving.metrics import metrics
 from serving.runners.base import Runner
@@ -31,16 +32,10 @@ Waiting = tuple[Work[Any], NDArray[np.uint8]]
 class Batches:
     """A lane for one variant. `dispatchers` batches run at once: one on a GPU, one a core on a CPU."""
 
-    def __init__(
-        self,
-        runner: Runner,
-        threads: Threads,
-        most: int,
-        variant: str,
-        dispatchers: int = 1,
-    ) -> None:
+    def __init__(self, runner: Runner, threads: Threads, most: int, variant: str, dispatchers: int = 1) -> None:
         self.runner, self.decoders = runner, threads
         self.width = self.most = most
+        self.buckets = buckets_of(most)
         self.variant = variant
         self.queue: deque[Waiting] = deque()
         self.changed = Condition()
@@ -55,16 +50,11 @@ class Batches:
 
     def join(self, work: Work[Any]) -> None:
         """Decode it and queue it."""
-        if not work.begin():
-            return
-        try:
-            pixels = work.pixels()
-        except Exception as error:  # noqa: BLE001  whoever awaits it has to hear of it
-            work.end(None, error)
-            return
-        with self.changed:
-            self.queue.append((work, pixels))
-            self.changed.notify()
+        pixels = work.decoded()
+        if pixels is not None:
+            with self.changed:
+                self.queue.append((work, pixels))
+                self.changed.notify()
 
     def dispatch(self) -> None:
         while True:
@@ -101,12 +91,18 @@ class Batches:
 
     def expected(self, images: int) -> float:
         """Seconds that it will take at least: what no larger batches took lately, 0 before any has run."""
-        return max((seconds for size, seconds in self.expected_s.items() if size <= bucket(images)), default=0.0)
+        most = self.bucket(images)
+        return max((seconds for size, seconds in self.expected_s.items() if size <= most), default=0.0)
 
     def doubt(self, images: int) -> None:
         """An expectation that turns requests away is not corrected by any that run: so it shrinks."""
-        for size in [size for size in self.expected_s if size <= bucket(images)]:
-            self.expected_s[size] *= 1 - SMOOTHING
+        for size in self.expected_s:
+            if size <= self.bucket(images):
+                self.expected_s[size] *= 1 - SMOOTHING
+
+    def bucket(self, images: int) -> int:
+        """The batch that an engine has a graph for, and that holds so many."""
+        return next((size for size in self.buckets if size >= images), self.most)
 
     def run(self, batch: list[Waiting]) -> None:
         """All together; where that fails, each alone, so that it fails only who made it."""
@@ -125,7 +121,8 @@ class Batches:
         pixels = batch[0][1] if len(batch) == 1 else np.concatenate([pixels for _, pixels in batch])
         logits = self.runner.infer(pixels)
         inferred = time.perf_counter()
-        size, last = bucket(len(pixels)), self.expected_s.get(bucket(len(pixels)), inferred - taken)
+        size = self.bucket(len(pixels))
+        last = self.expected_s.get(size, inferred - taken)
         self.expected_s[size] = last + SMOOTHING * (inferred - taken - last)
         metrics().batch.labels(self.variant).observe(len(pixels))
         for work, rows in zip([work for work, _ in batch], split(logits, batch), strict=True):
@@ -142,11 +139,6 @@ class Batches:
             self.changed.notify_all()
         for thread in self.dispatchers:
             thread.join()
-
-
-def bucket(images: int) -> int:
-    """The power of two that holds so many; engines have a graph for each."""
-    return 1 << (images - 1).bit_length()
 
 
 def split(logits: NDArray[np.float32], batch: list[Waiting]) -> Iterator[NDArray[np.float32]]:

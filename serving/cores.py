@@ -7,7 +7,7 @@ import os
 
 from bentoml._internal.resource import query_cgroup_cpu_count  # its public resources leave out the affinity
 
-CORES_A_WORKER = 2  # of a small network's requests, Python's lock lets one process do what two or three cores can
+CORES_A_WORKER = 2  # on two, a second worker gains a small network little (docs/serving.md); more share Python's lock
 
 
 def cores() -> float:

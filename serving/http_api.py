@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.answers import BatchAnswer, BatchItem, Classification
@@ -34,7 +35,6 @@ from serving.logs import log_access
 from serving.metrics import metrics
 from serving.openapi import document
 from serving.opened import Opened
-from serving.response import Response
 from serving.routing import CLIENT_HEADER
 from serving.work import Moments
 
@@ -80,12 +80,14 @@ class HttpApi:
         if response is None:
             await self.app(scope, receive, send)
             return
-        metrics().replied(self.name(path), response.status)
-        leaving = ((b"connection", b"close"),) if self.opened.draining else ()
-        await response.send(send, (b"x-request-id", call.request_id.encode()), *leaving)
+        metrics().replied(self.name(path), response.status_code)
+        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
+        if self.opened.draining:
+            response.raw_headers.append((b"connection", b"close"))
+        await response(scope, receive, send)
         self.opened.answered += 1
         if self.opened.settings.access_log is AccessLog.ON:
-            log_access(call, response.status, time.perf_counter() - begun)
+            log_access(call, response.status_code, time.perf_counter() - begun)
 
     def name(self, path: str) -> str:
         """Of a path, in metrics: there is no end of paths that people make up."""
@@ -160,19 +162,19 @@ class HttpApi:
             call.timer = None  # it knows the task, whose context knows the call: a circle, for the collector to find
 
     async def index(self, _: Call) -> Response:
-        return Response(INDEX.read_bytes(), media_type="text/html; charset=utf-8")
+        return Response(INDEX.read_bytes(), media_type="text/html")
 
     async def variants(self, _: Call) -> Response:
-        return Response(self.opened.ready().variants().model_dump_json().encode())
+        return as_json(self.opened.ready().variants().model_dump_json())
 
     async def openapi(self, _: Call) -> Response:
-        return Response(document(self.opened.ready()))
+        return as_json(document(self.opened.ready()))
 
     async def classify(self, call: Call) -> Response:
         asked = read_parameters(call, self.opened.ready())
         begun = time.perf_counter()
         encoded = await self.opened.receive(call, read_image(call, self.opened.settings.max_image_bytes))
-        return Response(to_json(await self.classified(call, asked, encoded, Moments(begun, time.perf_counter()))))
+        return as_json(to_json(await self.classified(call, asked, encoded, Moments(begun, time.perf_counter()))))
 
     async def classify_batch(self, call: Call) -> Response:
         """Every image on its own: who cannot be classified says so in its place."""
@@ -199,7 +201,7 @@ class HttpApi:
                 raise ClientDisconnect from None
             raise
         results: BatchAnswer = {"results": [task.result() for task in items]}
-        return Response(to_json(results))
+        return as_json(to_json(results))
 
     async def classified(self, call: Call, asked: Asked, encoded: bytes, moments: Moments) -> Classification:
         classifier, served = self.opened.ready(), asked.served
@@ -270,4 +272,8 @@ def is_v2(path: str) -> bool:
 
 
 def as_ours(error: RequestError) -> Response:
-    return Response(error.answer.model_dump_json().encode(), error.status, headers=error.headers)
+    return as_json(error.answer.model_dump_json(), error.status, error.headers)
+
+
+def as_json(content: str | bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content, status, headers, "application/json")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
+from starlette.responses import Response
 
 from export.artifact import TensorSpec
 from serving.body import read_tensors
@@ -27,7 +28,6 @@ from serving.classifier import Served
 from serving.errors import RequestError, wrong_method
 from serving.metrics import metrics
 from serving.opened import Opened
-from serving.response import Response
 from serving.tensor_request import DATATYPES, HEADER_LENGTH, TensorRequest, read_request, write_answer
 from serving.work import Moments, Work
 
@@ -174,7 +174,7 @@ def described(tensor: TensorSpec) -> dict[str, Any]:
 
 
 def answer(content: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response(to_json(content), status)
+    return Response(to_json(content), status, media_type="application/json")
 
 
 def as_protocol(error: RequestError) -> Response:
@@ -183,4 +183,4 @@ def as_protocol(error: RequestError) -> Response:
     text = said.message
     text += f"; found {said.found}" if said.found else ""
     text += f"; accepted: {', '.join(said.accepted)}" if said.accepted else ""
-    return Response(to_json({"error": text}), error.status, headers=error.headers)
+    return Response(to_json({"error": text}), error.status, error.headers, "application/json")

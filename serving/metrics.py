@@ -1,8 +1,8 @@
 """What Prometheus finds on `/metrics`, of all workers.
 
 BentoML collects from all workers through files, whose folder is set only once a worker starts: metrics made sooner,
-when a module is imported, would not be among them. Each change of such a metric is written to its file and takes
-1 to 3 us; a request makes a dozen. So a worker tallies in memory and publishes once a second, and when it is asked.
+when a module is imported, would not be among them. An observation in such a file takes 1.7 us, and a request makes
+seven; a tally in memory takes 0.1. So a worker tallies, and publishes once a second and when it is asked.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from serving.work import Lane, Work
 logger = logging.getLogger("bentoml.serve")
 
 RECEIVING_PER_IN_FLIGHT = 4
-WATCHED_AFTER_S = 0.25  # to watch takes a task, a sixth of what the edge takes in all; most answers come sooner
+WATCHED_AFTER_S = 0.25  # to watch takes a task, 6 us; most answers come sooner
 Result = TypeVar("Result")
 
 

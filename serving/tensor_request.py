@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json, to_json
+from starlette.responses import Response
 
 from export.artifact import Manifest
 from serving.errors import RequestError
-from serving.response import Response
 
 HEADER_LENGTH = b"inference-header-content-length"
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
@@ -161,9 +161,9 @@ def write_answer(request: TensorRequest, logits: NDArray[np.float32], manifest: 
         | {"outputs": [output]}
     )
     if not request.binary:
-        return Response(header)
+        return Response(header, media_type="application/json")
     length = {HEADER_LENGTH.decode(): str(len(header))}
-    return Response(header + content, media_type="application/octet-stream", headers=length)
+    return Response(header + content, headers=length, media_type="application/octet-stream")
 
 
 def tensor_of(request: TensorRequest, logits: NDArray[np.float32], manifest: Manifest) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     read (decode) --> infer --> write (answer)
 
-An object of its own rather than two futures: the standard executor's, wrapped in asyncio's, cost 20 us a request,
-a fifth of what the whole edge may take.
+An object of its own rather than two futures: the standard executor's, wrapped in asyncio's, takes 31 us of CPU where
+this takes 20, and can only be dropped before it has begun.
 """
 
 from __future__ import annotations
@@ -118,10 +118,17 @@ class Work(Generic[Result]):
             return False
         return True
 
-    def pixels(self) -> NDArray[np.uint8]:
-        self.images = pixels = self.read()
+    def decoded(self) -> NDArray[np.uint8] | None:
+        """Begin it and read its pixels; None where nobody waits for them, or they cannot be read."""
+        if not self.begin():
+            return None
+        try:
+            self.images = self.read()
+        except Exception as error:  # noqa: BLE001  whoever awaits it has to hear of it
+            self.end(None, error)
+            return None
         self.moments.read = time.perf_counter()
-        return pixels
+        return self.images
 
     def finish(self, logits: NDArray[np.float32]) -> None:
         try:
@@ -196,11 +203,10 @@ class OneByOne:
         self.threads.submit(lambda: self.perform(work))
 
     def perform(self, work: Work[Any]) -> None:
-        if not work.begin():
+        if (pixels := work.decoded()) is None:
             return
+        work.moments.taken = work.moments.read
         try:
-            pixels = work.pixels()
-            work.moments.taken = work.moments.read
             logits = self.runner.infer(pixels)
             work.moments.inferred = time.perf_counter()
         except Exception as error:  # noqa: BLE001  whoever awaits it has to hear of it

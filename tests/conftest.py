@@ -20,8 +20,9 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 PAIR = ("resnet20-postact", "resnet20-preact")
 
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
-# BentoML reads its own at import; draining would cost every service that a test stops its full time.
-os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name, "SERVING_DRAIN_MS": "0"}
+os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name}  # BentoML reads them at import
+# Whatever the number of cores, tests know their worker; and draining costs each service that they stop its full time.
+os.environ |= {"SERVING_WORKERS": "1", "SERVING_DRAIN_MS": "0"}
 
 
 settings.register_profile("few", max_examples=200, deadline=None, derandomize=True)

@@ -15,8 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from loadtests.command_line import positive, progress_bar
 from loadtests.local_service import ServiceError
 from loadtests.serving_bench.artifacts import Artifact, ArtifactError, artifact_for
 from loadtests.serving_bench.conditions import conditions
@@ -78,23 +77,17 @@ def parser() -> argparse.ArgumentParser:
         "--cells", default=",".join(map(str, ALL_CELLS)), metavar="NETWORK:PRECISION:CONCURRENCY,...", help="which"
     )
     top.add_argument("--lanes", default=",".join(Lane), metavar="LANE,...", help="which; ours is always there")
-    top.add_argument("--rounds", type=positive, default=40)
+    top.add_argument("--rounds", type=positive(int), default=40)
     top.add_argument(
-        "--turn-seconds", type=positive, help="of each lane in a round; default: 2 for ResNet-20, 6 for ResNet-50, "
+        "--turn-seconds", type=positive(int),
+        help="of each lane in a round; default: 2 for ResNet-20, 6 for ResNet-50, "
         "twice that beyond 16 connections",
     )  # fmt: skip
-    top.add_argument("--threads", type=positive, default=CORES, help="images decoded and inferred side by side")
+    top.add_argument("--threads", type=positive(int), default=CORES, help="images decoded and inferred side by side")
     top.add_argument("--bentoml-home", type=Path, help="store with the models; default: one below --out, filled here")
     top.add_argument("--out", type=Path, default=Path("build/bench/serving"), help="folder of what was measured")
     top.add_argument("--resume", action="store_true", help="go on with the turns that are there")
     return top
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
 
 
 @dataclass
@@ -153,7 +146,7 @@ class Bench:
             self.log.replace(self.out / "turns.previous.jsonl")
 
     def measure(self) -> None:
-        with progress_bar(len(self.missing(self.cells))) as progress:
+        with progress_bar(len(self.missing(self.cells)), "measuring", "turn") as progress:
             for key, group in groupby(self.cells, model):
                 cells = tuple(group)
                 if not self.missing(cells):
@@ -227,11 +220,6 @@ class Bench:
 
 def model(cell: Cell) -> tuple[str, str]:
     return cell.network, cell.precision
-
-
-def progress_bar(turns: int) -> tqdm[Any]:
-    interval_s = 0.1 if sys.stderr.isatty() else 30.0  # a log file needs fewer lines
-    return tqdm(total=turns, desc="measuring", unit="turn", mininterval=interval_s)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
+from loadtests.command_line import positive, progress_bar
 from loadtests.machine import machine
 from loadtests.serving_bench.artifacts import artifact_for
 from loadtests.serving_bench.jpegs import write_jpegs
@@ -30,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     artifact = artifact_for(cell, network, options.out.parent / "endurance" / "store", jpegs)
     samples: list[tuple[int, int]] = []
     done = failed = 0
-    with our_service(artifact, options.threads) as server, tqdm(total=options.requests, unit="request") as progress:
+    with (
+        our_service(artifact, options.threads) as server,
+        progress_bar(options.requests, "answered", "request") as progress,
+    ):
         while done < options.requests:
             load = server.load(jpegs, PIECE_S, options.connections)
             done, failed = done + load.requests, failed + sum(load.failures.values())
@@ -61,10 +63,10 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m loadtests.serving_bench.endurance", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    top.add_argument("--requests", type=int, default=500_000)
-    top.add_argument("--early", type=int, default=20_000)
-    top.add_argument("--connections", type=int, default=16)
-    top.add_argument("--threads", type=int, default=2)
+    top.add_argument("--requests", type=positive(int), default=500_000)
+    top.add_argument("--early", type=positive(int), default=20_000)
+    top.add_argument("--connections", type=positive(int), default=16)
+    top.add_argument("--threads", type=positive(int), default=2)
     top.add_argument("--out", type=Path, default=Path("build/bench/endurance.json"))
     return top
 

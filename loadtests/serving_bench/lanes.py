@@ -113,6 +113,7 @@ def our_service(artifact: Artifact, threads: int) -> Iterator[Server]:
         "BENTOML_HOME": str(artifact.home.resolve()),
         "SERVING_MODELS": artifact.tag,
         "SERVING_RUNTIME": "onnxruntime",
+        "SERVING_WORKERS": "1",
         "SERVING_THREADS": str(threads),
         "SERVING_INTRA_OP_THREADS": str(INTRA_OP_THREADS),
     }

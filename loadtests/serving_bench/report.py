@@ -9,7 +9,7 @@ from typing import Any
 from loadtests.serving_bench.judge import Figure, cpu, failure_rates, judge, medians, ours_over, p99, throughput
 from loadtests.serving_bench.plan import Cell, Lane
 from loadtests.serving_bench.turns import Turn
-from loadtests.turns import Ratio
+from loadtests.turns import as_dict
 
 FIGURES: dict[str, Figure] = {
     "throughput_rps": throughput,
@@ -51,10 +51,6 @@ def failures(turns: Sequence[Turn], lane: Lane) -> dict[str, int]:
         for kind, count in turn.failures.items() if turn.lane is lane else ():
             total[kind] = total.get(kind, 0) + count
     return total
-
-
-def as_dict(ratio: Ratio | None) -> dict[str, float] | None:
-    return asdict(ratio) if ratio is not None else None
 
 
 def as_text(result: Mapping[str, Any]) -> str:

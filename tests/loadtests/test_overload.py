@@ -47,7 +47,7 @@ async def end(server: asyncio.Server) -> None:
 
 
 def test_latency_counts_from_when_a_request_was_due() -> None:
-    """A stall of half a second is in every request that was due in it, and none is sent late for it."""
+    """A stall of half a second is in every request that was due in it, and they are sent all the same."""
 
     async def scenario() -> list[Outcome]:
         global FREE_AT  # noqa: PLW0603
@@ -61,9 +61,11 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
 
     outcomes = asyncio.run(scenario())
     assert [outcome.status for outcome in outcomes] == [200] * 50
-    for outcome in outcomes:
-        assert outcome.due_s + outcome.latency_s == pytest.approx(outcome.ended_s)
-        assert outcome.ended_s > 0.45
+    first_answer = min(outcome.ended_s for outcome in outcomes)
+    stalled = [outcome for outcome in outcomes if outcome.due_s < 0.3]
+    assert all(outcome.sent_s < first_answer for outcome in stalled)
+    assert all(outcome.latency_s >= first_answer - outcome.due_s for outcome in stalled)
+    assert first_answer > 0.45
 
 
 def test_who_does_not_answer_is_given_up_and_said_so() -> None:

@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from serving.batching import Batches, bucket
+from serving.batching import Batches
 from serving.classifier import Classifier
 from serving.errors import RequestError
 from serving.http_api import HttpApi
@@ -216,8 +216,12 @@ def test_a_batch_does_not_grow_beyond_what_the_most_pressing_has_time_for(lane: 
     asyncio.run(scenario())
 
 
-def test_the_bucket_of_a_batch_is_the_power_of_two_that_holds_it() -> None:
-    assert [bucket(images) for images in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+def test_durations_are_kept_by_the_sizes_that_an_engine_has_graphs_for(runner: Summing) -> None:
+    threads = Threads(1, "decode")
+    batches = Batches(runner, threads, 6, "any")
+    assert [batches.bucket(images) for images in (1, 2, 3, 4, 5, 6)] == [1, 2, 4, 4, 6, 6]
+    batches.close()
+    threads.close()
 
 
 def test_batches_answer_what_single_requests_do(exported_pair: tuple[str, str]) -> None:

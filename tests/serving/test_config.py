@@ -33,6 +33,15 @@ def test_a_misspelled_or_impossible_setting_is_refused(name: str, value: str) ->
         read_settings({name: value})
 
 
+def test_an_empty_variable_is_the_default() -> None:
+    assert read_settings({"SERVING_RUNTIME": "", "SERVING_THREADS": " "}) == read_settings({})
+
+
+def test_runtimes_are_words() -> None:
+    with pytest.raises(ConfigError, match="SERVING_RUNTIME: Input should be 'auto', 'tensorrt'"):
+        read_settings({"SERVING_RUNTIME": "gpu"})
+
+
 def test_names_become_exact_tags(exported_pair: tuple[str, str]) -> None:
     exact = exported_pair[1]
     assert exact_tags(Settings(models=f"{exact}, resnet20-postact"))[0] == exact

@@ -26,7 +26,7 @@ from export.graph_session import missing_library, on_cuda
 from export.verify import open_graph
 from loadtests.local_service import ServiceError, local_service
 from serving.classifier import Classifier
-from serving.config import Engines, ServingRuntime, Settings, read_settings
+from serving.config import Engines, ServingRuntime, Settings
 from serving.http_api import HttpApi
 from serving.opened import Opened
 from serving.runners.base import Runner
@@ -367,12 +367,3 @@ def test_the_real_service_says_what_auto_passed_over(engine: Artifact) -> None:
     assert "served by onnxruntime (not tensorrt: " in line
     assert "not tensorrt_rtx: no usable CUDA device" in line
     assert "not onnxruntime-cuda: no usable CUDA device" in line
-
-
-def test_an_empty_variable_is_the_default() -> None:
-    assert read_settings({"SERVING_RUNTIME": "", "SERVING_THREADS": " "}) == read_settings({})
-
-
-def test_runtimes_are_words(settings: Settings) -> None:
-    with pytest.raises(ValueError, match="Input should be 'auto', 'tensorrt'"):
-        Settings(runtime="gpu")

@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from tqdm import tqdm
 
+from loadtests.command_line import positive, progress_bar
 from loadtests.machine import machine
-from loadtests.turns import Ratio, median_over
+from loadtests.turns import as_dict, median_over
 
 BODY = bytes(3000)
 LIVES: list[asyncio.Future[None]] = []  # of applications, to the end of this process
@@ -42,7 +41,7 @@ SCOPE = {
 def main() -> int:
     top = argparse.ArgumentParser(prog="python -m loadtests.serving_bench.peers.edge", description=__doc__)
     top.add_argument("--model", required=True, help="a tag of BentoML's model store, of 10 classes")
-    top.add_argument("--rounds", type=int, default=40)
+    top.add_argument("--rounds", type=positive(int), default=40)
     top.add_argument("--out", type=Path, default=Path("build/bench/edge.json"))
     options = top.parse_args()
     with tempfile.TemporaryDirectory() as folder:  # of metrics, as BentoML would set it
@@ -72,10 +71,12 @@ async def measure(rounds: int) -> dict[str, list[float]]:
     answer = await ask(ours)
     lanes = {"ours": ours, "starlette": echo(answer), "ours again": ours}
     found: dict[str, list[float]] = {name: [] for name in lanes}
-    for number in tqdm(range(rounds + 1), desc="measuring", unit="round"):
-        for place in range(len(lanes)):
-            name = list(lanes)[(number + place) % len(lanes)]
-            found[name].append(await turn(lanes[name]))
+    with progress_bar(rounds + 1, "measuring", "round") as progress:
+        for number in range(rounds + 1):
+            for place in range(len(lanes)):
+                name = list(lanes)[(number + place) % len(lanes)]
+                found[name].append(await turn(lanes[name]))
+            progress.update()
     return {name: values[1:] for name, values in found.items()}  # the first warms up
 
 
@@ -131,17 +132,13 @@ def summary(turns: dict[str, list[float]]) -> dict[str, Any]:
     return {
         "measure": "CPU microseconds a request, in one process, without sockets, decoding and inference",
         "medians": {name: float(np.median(values)) for name, values in turns.items()},
-        "ours_minus_starlette": interval(median_over(ours - bare)),
-        "ours_over_ours_again": interval(median_over(ours / again)),
+        "ours_minus_starlette": as_dict(median_over(ours - bare)),
+        "ours_over_ours_again": as_dict(median_over(ours / again)),
         "rounds": len(ours),
         "requests_a_turn": REQUESTS,
         "machine": machine(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
     }
-
-
-def interval(found: Ratio | None) -> dict[str, float] | None:
-    return None if found is None else asdict(found)
 
 
 if __name__ == "__main__":
