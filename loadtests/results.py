@@ -1,0 +1,100 @@
+"""What a run leaves on disk: its conditions, and a recording for every turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from loadtests.recording import Recording
+
+FORMAT = 1
+
+
+class ResultsError(ValueError):
+    """The file holds no results of ours."""
+
+
+class Side(StrEnum):
+    """Of a comparison: the base, and who is compared with it. A run of one variant has only the base."""
+
+    A = "a"
+    B = "b"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A variant where it is served; `host` is a URL without a path."""
+
+    host: str
+    variant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """`seconds` of load on one target, warm-up left out. A round of a comparison has two of each side.
+
+    `incomplete` says why it ended early, `invalid` why the load was not the one planned (the generator was late);
+    both are empty for a sound turn.
+    """
+
+    round: int
+    place: int
+    side: Side
+    seconds: float
+    recording: Recording
+    incomplete: str = ""
+    invalid: str = ""
+
+    @property
+    def throughput_rps(self) -> float:
+        return self.recording.answered / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "round": self.round, "place": self.place, "side": self.side, "seconds": self.seconds,
+            "incomplete": self.incomplete, "invalid": self.invalid, "recording": self.recording.to_dict(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Turn:
+        return cls(
+            content["round"], content["place"], Side(content["side"]), content["seconds"],
+            Recording.from_dict(content["recording"]), content["incomplete"], content["invalid"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """`conditions` are fit for JSON. `conditions["targets"]` has, for each side, `host`, `variant` and, under
+    `served`, what the service's `/variants` says of it."""
+
+    conditions: dict[str, Any]
+    turns: Sequence[Turn]
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "conditions": self.conditions,
+            "turns": [turn.to_dict() for turn in self.turns],
+        }
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Raises ResultsError, OSError."""
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise ResultsError(f"{path}: format {content['format']}, expected {FORMAT}")
+            return cls(content["conditions"], [Turn.from_dict(turn) for turn in content["turns"]])
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ResultsError):
+                raise
+            raise ResultsError(f"{path}: no results of a load test ({error!r})") from error
