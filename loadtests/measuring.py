@@ -1,0 +1,94 @@
+"""Rounds until what is wanted is known, with progress; whatever ends them, what was measured is kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from loadtests.command_line import progress_bar
+from loadtests.results import Turn
+from loadtests.rounds import Plan, run_round
+from loadtests.scenario import Payload
+
+TURNS_FILE = "turns.jsonl"
+
+
+class Ended(StrEnum):
+    """Why no more rounds were run."""
+
+    ENOUGH = "the interval is as narrow as was asked for"
+    ROUNDS = "the rounds that were asked for are done"
+    TIME = "the time is up"
+    INCOMPLETE = "the service stopped answering"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(slots=True)
+class Measured:
+    """`turns` grows while rounds are run."""
+
+    turns: list[Turn] = field(default_factory=list)
+    ended: Ended = Ended.ROUNDS
+
+    @property
+    def reason(self) -> str:
+        """Why it is not whole; empty for what is."""
+        if self.ended is Ended.INTERRUPTED:
+            return "interrupted before the planned end"
+        return next((turn.incomplete for turn in self.turns if turn.incomplete), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """At least `fewest` rounds unless time is up, at most `most`, and no new one `seconds` after the first began."""
+
+    fewest: int
+    most: int
+    seconds: float
+
+
+def measure(
+    plan: Plan,
+    payloads: Sequence[Payload],
+    limits: Limits,
+    folder: Path,
+    enough: Callable[[Sequence[Turn]], bool] = lambda _: False,
+) -> Measured:
+    """Every turn is in the folder's `turns.jsonl` as soon as it ends."""
+    measured = Measured()
+    folder.mkdir(parents=True, exist_ok=True)
+    a_round = len(plan.order(0))
+    until = time.monotonic() + limits.seconds
+    with (folder / TURNS_FILE).open("w") as file, progress_bar(limits.most * a_round, "measuring", "turn") as progress:
+        try:
+            for number in range(limits.most):
+                for turn in run_round(plan, number, payloads):
+                    measured.turns.append(turn)
+                    file.write(json.dumps(turn.to_dict()) + "\n")
+                    file.flush()
+                    progress.update()
+                progress.total = expected(number + 1, limits, until) * a_round
+                if measured.turns[-1].incomplete:
+                    measured.ended = Ended.INCOMPLETE
+                elif number + 1 >= limits.fewest and enough(measured.turns):
+                    measured.ended = Ended.ENOUGH
+                elif time.monotonic() > until:
+                    measured.ended = Ended.TIME
+                else:
+                    continue
+                break
+        except KeyboardInterrupt:
+            measured.ended = Ended.INTERRUPTED
+            print("interrupted; what was measured follows", file=sys.stderr)
+    return measured
+
+
+def expected(done: int, limits: Limits, until: float) -> int:
+    """Rounds in all, if the time limit ends them rather than their number: what the remaining time is told by."""
+    left, spent = until - time.monotonic(), limits.seconds - (until - time.monotonic())
+    return min(limits.most, max(done, round(done * (1 + max(left, 0) / spent))))
