@@ -6,14 +6,12 @@ lane is the A/A control: how far its ratio strays from 1 is what this run can no
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import gevent
-from locust.env import Environment
-
-from loadtests.scenario import Payload, user_of
+from loadtests.load import Closed, run_load
+from loadtests.recording import Outcome
+from loadtests.results import Target
+from loadtests.scenario import Payload
 from loadtests.turns import LANES, Plan, Turn
 
 WARM_UP_S = 0.2  # at the head of every turn: connections open, caches fill; left out of all figures
@@ -28,27 +26,11 @@ def run_rounds(plan: Plan, images: Sequence[Payload]) -> Iterator[Turn]:
 
 
 def run_turn(plan: Plan, number: int, lane: int, images: Sequence[Payload]) -> Turn:
-    variant = plan.lanes[lane]
-    environment = Environment(user_classes=[user_of(variant, images)], host=plan.host, stop_timeout=10)
-    answered: list[tuple[float, float]] = []  # start (epoch seconds), latency (ms)
-    failed: list[tuple[float, str]] = []
-
-    def record(start_time: float, response_time: float, exception: BaseException | None, **_: Any) -> None:
-        if exception is None:
-            answered.append((start_time, response_time))
-        else:
-            failed.append((start_time, str(exception)))
-
-    environment.events.request.add_listener(record)  # type: ignore[no-untyped-call]
-    runner = environment.create_local_runner()
-    try:
-        runner.start(plan.users, spawn_rate=plan.users, wait=True)
-        gevent.sleep(WARM_UP_S)
-        begun = time.time()
-        gevent.sleep(plan.turn_s)
-        ended = time.time()
-    finally:
-        runner.quit()
-    latencies = tuple(latency for start, latency in answered if begun <= start < ended)
-    failures = tuple(reason for start, reason in failed if begun <= start < ended)
-    return Turn(number, lane, variant, ended - begun, latencies, failures)
+    target = Target(plan.host, plan.lanes[lane])
+    outcomes: list[Outcome] = []
+    load = run_load(
+        target, Closed(plan.users), images, seconds=plan.turn_s, warm_up_s=WARM_UP_S, on_outcome=outcomes.append
+    )
+    latencies = tuple((outcome.ended_s - outcome.due_s) * 1e3 for outcome in outcomes if not outcome.problem)
+    failures = tuple(outcome.problem for outcome in outcomes if outcome.problem)
+    return Turn(number, lane, target.variant, load.seconds, latencies, failures)

@@ -1,19 +1,21 @@
-"""What one simulated client does: post an image, check the answer, post the next."""
+"""What is sent to a service, and what its answer has to contain."""
 
 from __future__ import annotations
 
+import bisect
 import io
-import itertools
 import json
 import mimetypes
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
-from locust import FastHttpUser, constant, task
 from PIL import Image
+
+GRAINS = (16, 8, 4, 2, 1)  # pixels to one of noise
+NEAR = 0.1  # of the bytes asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,60 +47,55 @@ def tensors(shape: Sequence[int], count: int = 8) -> list[Payload]:
     return found
 
 
-def payloads(folder: Path | None) -> list[Payload]:
-    """The images of a folder, or, without one, eight made-up 224 x 224 JPEGs of about 10 KB: smooth noise."""
+def payloads(
+    folder: Path | None = None, size: tuple[int, int] = (224, 224), image_bytes: int | None = None
+) -> list[Payload]:
+    """The images of a folder, or, without one, eight made-up JPEGs of `size` (width, height) and about `image_bytes`.
+
+    Raises FileNotFoundError, and ValueError where no JPEG of that size comes near to so many bytes.
+    """
     if folder is None:
-        return [made_up(seed) for seed in range(8)]
+        return [encoded(made_up(seed, size, image_bytes), "image/jpeg") for seed in range(8)]
     paths = sorted(path for path in folder.iterdir() if (mimetypes.guess_type(path)[0] or "").startswith("image/"))
     if not paths:
         raise FileNotFoundError(f"{folder}: no images in it")
     return [encoded(path.read_bytes(), mimetypes.guess_type(path)[0] or "") for path in paths]
 
 
-def made_up(seed: int) -> Payload:
-    noise = np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+def made_up(seed: int, size: tuple[int, int], image_bytes: int | None) -> bytes:
+    """A JPEG of smooth noise, 10 KB where it is 224 x 224; noise and quality come as close to `image_bytes` as they
+    can."""
+    if image_bytes is None:
+        return jpeg(seed, size, grain=8, quality=85)
+    tried = (search_quality(seed, size, grain, image_bytes) for grain in GRAINS)
+    found = min(tried, key=lambda content: abs(len(content) - image_bytes))
+    if abs(len(found) - image_bytes) > NEAR * image_bytes:
+        raise ValueError(
+            f"no JPEG of {size[0]} x {size[1]} pixels has about {image_bytes} bytes, the nearest has {len(found)}; "
+            "ask for another size of image or number of bytes"
+        )
+    return found
+
+
+def search_quality(seed: int, size: tuple[int, int], grain: int, image_bytes: int) -> bytes:
+    """Bytes grow with the quality, from 1 to 95."""
+    low = bisect.bisect(range(1, 95), image_bytes, key=lambda quality: len(jpeg(seed, size, grain, quality)))
+    around = (jpeg(seed, size, grain, quality) for quality in (max(low, 1), low + 1))
+    return min(around, key=lambda content: abs(len(content) - image_bytes))
+
+
+def jpeg(seed: int, size: tuple[int, int], grain: int, quality: int) -> bytes:
+    """Noise of one random pixel in `grain`, with what lies between made smooth."""
+    width, height = size
+    shape = (max(height // grain, 1), max(width // grain, 1), 3)
+    noise = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     file = io.BytesIO()
-    Image.fromarray(noise).resize((224, 224), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-    return encoded(file.getvalue(), "image/jpeg")
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
-class ClassifyUser(FastHttpUser):
-    """A client in a closed workload: it sends the next request as soon as the last is answered."""
-
-    abstract = True
-    wait_time = constant(0)
-    connection_timeout = 10.0
-    network_timeout = 10.0
-    variant: ClassVar[str]
-    images: ClassVar[Sequence[Payload]]
-    started: ClassVar[Iterator[int]] = itertools.count()
-
-    def on_start(self) -> None:
-        first = next(self.started) % len(self.images)  # clients do not march in step
-        self.upcoming = itertools.cycle([*self.images[first:], *self.images[:first]])
-
-    def on_stop(self) -> None:
-        self.client.client.close()
-
-    @task
-    def classify(self) -> None:
-        image = next(self.upcoming)
-        with self.client.post(
-            image.path.format(variant=self.variant),
-            data=image.body,  # type: ignore[arg-type]  # its annotation forgets bytes
-            headers=dict(image.headers),
-            name=self.variant,
-            catch_response=True,
-        ) as response:
-            text = (response.content or b"").decode(errors="replace")
-            if not response.status_code:  # no answer at all
-                response.failure(f"no answer: {getattr(response, 'error', None)!r}")
-            elif response.status_code != 200:
-                response.failure(f"{response.status_code}: {text[:200]}")
-            elif image.answered.replace("{variant}", self.variant) not in text.replace(": ", ":"):
-                response.failure(f"no answer of {self.variant}: {text[:200]}")
-
-
-def user_of(variant: str, images: Sequence[Payload]) -> type[ClassifyUser]:
-    """A user class that asks one variant."""
-    return type("ClassifyUser", (ClassifyUser,), {"variant": variant, "images": images, "abstract": False})
+def read_size(text: str) -> tuple[int, int]:
+    """Width and height of `224x224`. Raises ValueError."""
+    if not (found := re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)):
+        raise ValueError(f"{text!r} is not a size of images; expected WIDTHxHEIGHT, for example 224x224")
+    return int(found[1]), int(found[2])
