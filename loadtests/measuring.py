@@ -42,6 +42,11 @@ class Measured:
             return "interrupted before the planned end"
         return next((turn.incomplete for turn in self.turns if turn.incomplete), "")
 
+    def conditions(self) -> dict[str, str]:
+        """What `Results.conditions` gain by the end."""
+        finished = time.strftime("%Y-%m-%d %H:%M:%S%z")
+        return {"finished": finished, "ended": self.ended, "incomplete": self.reason}
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

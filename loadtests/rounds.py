@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loadtests.load import Closed, Open, run_load
+from loadtests.load import Closed, Interrupted, Open, run_load
 from loadtests.results import Side, Target, Turn
 from loadtests.scenario import Payload
 from loadtests.schedule import Schedule
@@ -36,16 +36,22 @@ class Plan:
 
 
 def run_round(plan: Plan, number: int, payloads: Sequence[Payload]) -> Iterator[Turn]:
-    """Yield every turn as it ends; the first that ends early is the last."""
+    """Yield every turn as it ends; the first that ends early is the last. Raises KeyboardInterrupt after that."""
     for place, side in enumerate(plan.order(number)):
-        load = run_load(
-            plan.targets[side],
-            plan.workload(number),
-            payloads,
-            seconds=plan.turn_s,
-            warm_up_s=plan.warm_up_s,
-            max_lag_ms=plan.max_lag_ms,
-        )
+        interrupted = None
+        try:
+            load = run_load(
+                plan.targets[side],
+                plan.workload(number),
+                payloads,
+                seconds=plan.turn_s,
+                warm_up_s=plan.warm_up_s,
+                max_lag_ms=plan.max_lag_ms,
+            )
+        except Interrupted as error:
+            load, interrupted = error.load, error
         yield Turn(number, place, side, load.seconds, load.recording, load.incomplete, load.invalid)
+        if interrupted is not None:
+            raise interrupted
         if load.incomplete:
             return

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from loadtests.command_line import positive
-from loadtests.scenario import Payload, payloads, tensors
+from loadtests.default_load import USERS, default_schedule
+from loadtests.results import Side, Target
+from loadtests.rounds import Plan
+from loadtests.scenario import Payload, payloads, read_size, tensors
 from loadtests.schedule import Schedule, ScheduleError, read_schedule
 from loadtests.served import Served, input_shape
 
@@ -20,43 +23,54 @@ def schedule(text: str) -> Schedule:
 
 
 def size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, such as 224x224")
-    return int(width), int(height)
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_payload_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("what is sent")
     group.add_argument("--images", type=Path, metavar="FOLDER", help="the images in it, in turn")
-    group.add_argument(
-        "--image-size", type=size, default=(224, 224), metavar="WIDTHxHEIGHT", help="of made-up JPEGs (224x224)"
-    )
-    group.add_argument("--image-bytes", type=positive(int), help="of made-up JPEGs, about (default: what they come to)")
+    group.add_argument("--image-size", type=size, metavar="WIDTHxHEIGHT", default="224x224", help="of made-up JPEGs")
+    group.add_argument("--image-bytes", type=positive(int), help="about so many in each of them")
     group.add_argument("--tensors", action="store_true", help="pixels by the Open Inference Protocol: nothing to decode")
 
 
 def payloads_of(options: argparse.Namespace, entries: Iterable[Served]) -> Sequence[Payload]:
-    """Raises OSError, TargetError."""
+    """Raises OSError, ValueError (TargetError)."""
     if options.tensors:
         return tensors(input_shape(entries))
-    return payloads(options.images, size=options.image_size, size_bytes=options.image_bytes)
+    return payloads(options.images, options.image_size, options.image_bytes)
 
 
-def add_load_options(command: argparse.ArgumentParser, *, turn_s: float) -> None:
+def add_target_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("load")
     group.add_argument("--host", default="http://localhost:3000", help="where variants are served")
+    group.add_argument("--seed", type=int, default=0, help="of arrivals")
+    group.add_argument(
+        "--max-lag-ms", type=positive(float), default=5.0,
+        help="p99 of how late requests are sent; beyond, it is the load generator that was slow, and the run invalid",
+    )  # fmt: skip
+
+
+def add_load_options(command: argparse.ArgumentParser) -> None:
+    add_target_options(command)
+    group = command.add_argument_group("workload")
     kind = group.add_mutually_exclusive_group()
     kind.add_argument(
         "--schedule", type=schedule,
-        help="open workload: poisson:RATE, constant:RATE, step:RATExSECONDS,... or trace:FILE, sent on time whatever "
-        "the service does (default: poisson, at half of what 4 users get)",
+        help="open: poisson:RATE, constant:RATE, step:RATExSECONDS,... or trace:FILE, sent on time whatever the service "
+        f"does (without: poisson, at half of what {USERS} users get)",
     )  # fmt: skip
-    kind.add_argument("--users", type=positive(int), help="closed workload: clients with one request at a time")
-    group.add_argument("--seed", type=int, default=0, help="of arrivals")
-    group.add_argument("--turn-seconds", type=positive(float), default=turn_s, help="recorded in each turn")
-    group.add_argument("--warm-up-seconds", type=positive(float), default=0.5, help="at the head of each, left out")
-    group.add_argument(
-        "--max-lag-ms", type=positive(float), default=5.0,
-        help="p99 of how late requests may be sent; beyond, the run is invalid: it is the load generator that was slow",
-    )  # fmt: skip
+    kind.add_argument("--users", type=positive(int), help="closed: so many clients with one request at a time")
+    group.add_argument("--turn-seconds", type=positive(float), default=1.0, help="recorded in each turn")
+    group.add_argument("--warm-up-seconds", type=positive(float), default=0.3, help="at the head of each, left out")
+
+
+def plan_of(options: argparse.Namespace, targets: dict[Side, Target], images: Sequence[Payload]) -> Plan:
+    """Where no load is given, one is found. Raises TargetError."""
+    load = options.schedule or options.users or default_schedule(targets.values(), images)
+    return Plan(
+        targets, load, options.seed, options.turn_seconds, options.warm_up_seconds, options.max_lag_ms
+    )
