@@ -6,12 +6,14 @@ many (`--processes`, `--master` and `--worker`). `--tags open`, `closed` and `te
 
 from __future__ import annotations
 
+import argparse
 import logging
+import sys
 import time
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+import gevent
 from locust import events
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, Runner, WorkerRunner
@@ -21,7 +23,7 @@ from loadtests.gathering import Gathering, UntilScheduleEnds, active_workers, re
 from loadtests.load import raise_file_limit
 from loadtests.locust_results import as_text, results_of
 from loadtests.results import Target
-from loadtests.scenario import payloads, read_size, tensors
+from loadtests.scenario import Payload, payloads, read_size, tensors
 from loadtests.schedule import read_schedule
 from loadtests.shares import Share
 from loadtests.users import ClosedUser, OpenUser, Work
@@ -39,7 +41,7 @@ class State:
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="resnet20-postact", help="the served variant to ask")
     parser.add_argument("--images", default="", help="folder of images to post (default: made-up JPEGs)")
     parser.add_argument("--image-size", default="224x224", help="WIDTHxHEIGHT of made-up JPEGs and of tensors")
@@ -76,6 +78,30 @@ def choose(environment: Environment, runner: Runner, **_: Any) -> None:
         options.exclude_tags = [*(options.exclude_tags or ()), "tensors"]
     if OpenUser in environment.user_classes:
         environment.shape_class = UntilScheduleEnds(runner, lambda: State.gathering)
+    try:
+        check(environment, runner)
+    except (OSError, ValueError) as error:
+        refuse(environment, error)
+        sys.exit(environment.process_exit_code)
+
+
+def check(environment: Environment, runner: Runner) -> None:
+    """Raises OSError and ValueError before a test, not in it."""
+    options = environment.parsed_options
+    assert options is not None
+    if options.headless and not environment.host:
+        raise ValueError("--host is missing; expected where the service answers, for example http://localhost:3000")
+    if OpenUser in environment.user_classes:
+        read_schedule(options.schedule)
+    if isinstance(runner, LocalRunner):
+        asked(options)
+
+
+def asked(options: argparse.Namespace) -> tuple[list[Payload], list[Payload]]:
+    """Images and tensors. Raises OSError, ValueError."""
+    width, height = size = read_size(options.image_size)
+    images = payloads(Path(options.images) if options.images else None, size, options.image_bytes)
+    return images, tensors((1, height, width, 3))
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
@@ -84,33 +110,31 @@ def prepare(environment: Environment, **_: Any) -> None:
     assert runner is not None
     assert options is not None
     try:
-        if not environment.host:
-            raise ValueError("--host is missing; expected where the service answers, for example http://localhost:3000")
         if not isinstance(runner, WorkerRunner):
             share_out(environment, runner)
         if not isinstance(runner, MasterRunner):
-            size = read_size(options.image_size)
-            images = payloads(Path(options.images) if options.images else None, size, options.image_bytes)
-            target = Target(environment.host.rstrip("/"), options.variant)
+            images, pixels = asked(options)
+            target = Target(str(environment.host).rstrip("/"), options.variant)
             State.work = ClosedUser.work = OpenUser.work = Work(
-                environment, target, images, tensors((1, size[1], size[0], 3)), options.patience,
-                State.share, lambda: hand_on(runner),
-            )  # fmt: skip
+                environment, target, images, pixels, options.patience, State.share, lambda: hand_on(runner)
+            )
     except (OSError, ValueError) as error:
-        logging.getLogger("locust.main").error("%s", error)
-        environment.process_exit_code = 2
-        runner.quit()
+        refuse(environment, error)
+        gevent.spawn(runner.quit)  # once Locust has started what it is about to start
+
+
+def refuse(environment: Environment, error: Exception) -> None:
+    logging.getLogger("locust.main").error("%s", error)
+    environment.process_exit_code = 2
 
 
 def share_out(environment: Environment, runner: Runner) -> None:
-    """Raises ScheduleError."""
     options = environment.parsed_options
     assert options is not None
     workers = active_workers(runner)
     State.gathering = Gathering(workers or [ALONE])
     if OpenUser not in environment.user_classes:
         return
-    read_schedule(options.schedule)
     found = shares(options.schedule, options.seed, options.run_time or float("inf"), workers or [ALONE])
     State.share = found.get(ALONE, State.share)
     for worker in workers:

@@ -1,28 +1,29 @@
 """Many times more requests than a service can answer: does it go on at its capacity, and tell the others at once?
 
-    python -m loadtests.overload --url http://localhost:3000/classify --image photo.jpg
-
-A program of its own, as Locust's green threads and asyncio do not share a process.
+python -m loadtests.overload --url http://localhost:3000/classify --image photo.jpg
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from loadtests.command_line import positive
+from loadtests.load import Closed, Load, Open, run_load
 from loadtests.machine import machine
-from loadtests.open_loop import Clients, Outcome, poisson, posts, run_open
+from loadtests.recording import Outcome
+from loadtests.results import Target
+from loadtests.scenario import Payload
+from loadtests.schedule import read_schedule
 from loadtests.turns import as_dict, median_over
 
 GRACE_S = 1.0  # beyond a request's own deadline, before its client calls it unanswered
@@ -33,11 +34,19 @@ PATIENT_S = 60.0  # who finds the capacity waits for every answer
 PIECE_S = 5.0
 
 
+class LoadError(RuntimeError):
+    """The service was gone before the end."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     bodies = [path.read_bytes() for path in options.image]
     requests = posts(options.url, bodies, options.deadline_ms)
-    result = asyncio.run(measure(options, requests))
+    try:
+        result = measure(options, requests)
+    except LoadError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(as_text(result))
@@ -62,46 +71,61 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-async def measure(options: argparse.Namespace, requests: Sequence[bytes]) -> dict[str, Any]:
-    say(f"capacity: {options.users} users, {options.capacity_seconds:g} s")
-    capacity = await closed(options.url, requests, options.users, options.capacity_seconds)
+def measure(options: argparse.Namespace, payloads: Sequence[Payload]) -> dict[str, Any]:
+    target, outcomes = target_of(options.url), {name: list[Outcome]() for name in ("before", "over", "after")}
     patience_s = options.deadline_ms / 1e3 + GRACE_S
 
-    async def offer(name: str, rate_rps: float, seconds: float) -> list[Outcome]:
-        say(f"{name}: {rate_rps:.1f} requests/s, {seconds:g} s")
-        return await run_open(options.url, requests, poisson(rate_rps, seconds, options.seed), patience_s)
+    def capacity() -> float:
+        """Answers a second, to clients that each wait for theirs."""
+        seconds = options.capacity_seconds
+        closed, warm_up_s = Closed(options.users), 0.1 * seconds
+        load = run_load(
+            target, closed, payloads, seconds=seconds - warm_up_s, warm_up_s=warm_up_s, patience_s=PATIENT_S
+        )
+        return sound(load).recording.answered / load.seconds
 
-    before = await offer("gentle", GENTLE * capacity, options.gentle_seconds)
+    def offer(kept: list[Outcome], rate_rps: float, seconds: float) -> None:
+        say(f"{rate_rps:.1f} requests/s, {seconds:g} s")
+        workload, keep = Open(read_schedule(f"poisson:{rate_rps}"), options.seed), kept.append
+        sound(
+            run_load(target, workload, payloads, seconds=seconds, warm_up_s=0, patience_s=patience_s, on_outcome=keep)
+        )
+        kept.sort(key=lambda outcome: outcome.due_s)
+
+    say(f"capacity: {options.users} users, {options.capacity_seconds:g} s")
+    first = capacity()
+    offer(outcomes["before"], GENTLE * first, options.gentle_seconds)
     cpu = time.process_time()
-    over = await offer("overload", options.times * capacity, options.seconds)
+    offer(outcomes["over"], options.times * first, options.seconds)
     cpu_share = (time.process_time() - cpu) / options.seconds
-    after = await offer("gentle again", GENTLE * capacity, options.gentle_seconds)
+    offer(outcomes["after"], GENTLE * first, options.gentle_seconds)
     say("capacity again")
-    again = await closed(options.url, requests, options.users, options.capacity_seconds)
-    return summary(options, (capacity, again), before, over, after) | {
+    return summary(options, (first, capacity()), **outcomes) | {
         "client_cpu_share": cpu_share,
-        "image_bytes": [len(request) for request in requests],
+        "image_bytes": [len(payload.body) for payload in payloads],
         "machine": machine(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
     }
 
 
-async def closed(url: str, requests: Sequence[bytes], users: int, seconds: float) -> float:
-    """Answers a second, to clients that each wait for theirs."""
-    clients, bodies = Clients(url, PATIENT_S), cycle(requests)
-    begun = time.perf_counter()
-    warm, count = begun + 0.1 * seconds, 0
+def posts(url: str, bodies: Sequence[bytes], timeout_ms: int) -> list[Payload]:
+    """With their deadline; any answer of 200 will do."""
+    parts = urlsplit(url)
+    path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+    headers = {"content-type": "image/jpeg", "x-request-timeout-ms": str(timeout_ms)}
+    return [Payload(body, headers, path, answered="") for body in bodies]
 
-    async def user() -> None:
-        nonlocal count
-        while time.perf_counter() < begun + seconds:
-            outcome = await clients.ask(next(bodies), 0.0, begun)
-            ended = begun + outcome.ended_s
-            count += outcome.status == 200 and warm <= ended < begun + seconds
 
-    await asyncio.gather(*(user() for _ in range(users)))
-    clients.close()
-    return count / (0.9 * seconds)
+def target_of(url: str) -> Target:
+    parts = urlsplit(url)
+    return Target(f"{parts.scheme}://{parts.netloc}", variant="")
+
+
+def sound(load: Load) -> Load:
+    """Raises LoadError: what a load that ended early shows is no capacity and no goodput."""
+    if load.incomplete:
+        raise LoadError(load.incomplete)
+    return load
 
 
 def summary(
@@ -113,11 +137,11 @@ def summary(
 ) -> dict[str, Any]:
     """`capacities` are the one before and the one after; goodput is judged in pieces against their mean."""
     capacity = float(np.mean(capacities))
-    accepted = np.array([outcome.latency_s for outcome in over if outcome.status == 200])
-    refused = np.array([outcome.latency_s for outcome in over if outcome.status == 429])
+    accepted = np.array([latency_s(outcome) for outcome in over if outcome.status == 200])
+    refused = np.array([latency_s(outcome) for outcome in over if outcome.status == 429])
     in_time = [outcome for outcome in over if outcome.status == 200 and outcome.ended_s <= options.seconds]
     lag = np.array([outcome.sent_s - outcome.due_s for outcome in over])
-    usual = float(np.median([outcome.latency_s for outcome in before]))
+    usual = float(np.median([latency_s(outcome) for outcome in before]))
     return {
         "capacity_rps": capacity,
         "capacity_before_and_after_rps": capacities,
@@ -125,9 +149,9 @@ def summary(
         "seconds": options.seconds,
         "deadline_ms": options.deadline_ms,
         "statuses": {str(status): count for status, count in sorted(Counter(each.status for each in over).items())},
-        "problems": dict(Counter(outcome.problem for outcome in over if outcome.problem)),
+        "problems": dict(Counter(outcome.problem for outcome in over if not outcome.status)),
         "unanswered_within_deadline": sum(
-            not outcome.status or outcome.latency_s > options.deadline_ms / 1e3 for outcome in over
+            not outcome.status or latency_s(outcome) > options.deadline_ms / 1e3 for outcome in over
         ),
         "goodput_rps": len(in_time) / options.seconds,
         "goodput_over_capacity": len(in_time) / options.seconds / capacity,
@@ -139,6 +163,10 @@ def summary(
         "normal_after_s": back_to_normal(after, NORMAL * usual),
         "statuses_after": {str(status): count for status, count in Counter(each.status for each in after).items()},
     }
+
+
+def latency_s(outcome: Outcome) -> float:
+    return outcome.ended_s - outcome.due_s
 
 
 def goodput(in_time: Sequence[Outcome], seconds: float, capacity: float) -> dict[str, float] | None:
@@ -159,7 +187,7 @@ def back_to_normal(after: Sequence[Outcome], most_s: float) -> float | None:
     last = 0.0
     for start in np.arange(0.0, max(outcome.due_s for outcome in after), WINDOW_S):
         window = [each for each in after if start <= each.due_s < start + WINDOW_S]
-        if window and np.median([each.latency_s if each.status == 200 else np.inf for each in window]) > most_s:
+        if window and np.median([latency_s(each) if each.status == 200 else np.inf for each in window]) > most_s:
             last = float(start + WINDOW_S)
     return last if last < after[-1].due_s else None
 
