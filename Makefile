@@ -63,6 +63,7 @@ build: export ## pack the service and the models that bentofile.yaml names into 
 	$(BIN)/bentoml build
 bench: export ## measure this machine; figures go to build/bench
 	$(BIN)/python -m loadtests startup
+	$(BIN)/python -m loadtests.generator_bench
 	$(BIN)/python -m export bench
 # Other serving frameworks pin what ours does not need: they get an environment of their own, about 310 MB.
 $(PEERS)/ready: requirements/bench-peers.txt

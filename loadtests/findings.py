@@ -76,7 +76,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One rate that a capacity search tried. `holds` is whether it kept the objective; `reason` says why not."""
+    """One rate that a capacity search tried. `holds` is whether it kept the objective; `reason` says why not.
+
+    `invalid` says why the load was not the one planned (the generator was late), `incomplete` why it ended early.
+    """
 
     rate_rps: float
     seconds: float
@@ -89,11 +92,16 @@ class Probe:
     lag_p99_ms: float | None
     holds: bool
     reason: str
+    invalid: str = ""
+    incomplete: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """`rate_rps` is the highest that held, `above_rps` the lowest that did not; None where none did."""
+    """`rate_rps` is the highest that held, `above_rps` the lowest that did not; None where none did.
+
+    `incomplete` says why the search ended early; what it knew until then is here.
+    """
 
     variant: str
     slo_p99_ms: float
@@ -101,3 +109,4 @@ class Capacity:
     above_rps: float | None
     probes: Sequence[Probe]
     limited_by: str  # "service", or "generator" where it could not send faster on time
+    incomplete: str = ""
