@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from loadtests.load import Closed, run_load
 from loadtests.results import Target
 from loadtests.scenario import Payload
-from loadtests.schedule import Schedule, read_schedule
+from loadtests.schedule import Schedule, poisson
 from loadtests.served import TargetError
 
 USERS, SECONDS, WARM_UP_S = 4, 2.0, 1.0
@@ -26,6 +26,6 @@ def default_schedule(targets: Iterable[Target], payloads: Sequence[Payload]) -> 
             raise TargetError(f"{target.variant} at {target.host} answers no request: {reasons}")
         rates.append(load.recording.answered / load.seconds)
     rate = float(f"{SHARE * min(rates):.2g}")  # two digits: people will write it down
-    schedule = read_schedule(f"poisson:{rate:g}")
+    schedule = poisson(rate)
     print(f"--schedule {schedule.text}: half of what {USERS} users get from the slower", file=sys.stderr)
     return schedule

@@ -23,6 +23,7 @@ from loadtests.sending import Request, Sender, rendered
 GONE_S = 2.0  # nobody could connect for so long: the server is no more
 BACK_OFF_S = 0.1  # of a user who could not connect, before the next attempt
 PROGRESS_S = 0.5
+ELSEWHERE = "send at a lower rate, or from more processes (locust --processes) or another machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +160,17 @@ def send_closed(
 
 def invalid(recording: Recording, limit: str, max_lag_ms: float) -> str:
     """Why the load was not the one asked for; empty where it was."""
-    lag_ms = recording.percentile_ms(Stage.LAG, 99)
-    elsewhere = "send at a lower rate, or from more processes (locust --processes) or another machine"
     if limit:
-        return f"the generator got no more connections ({limit}): raise `ulimit -n`, or {elsewhere}"
-    if lag_ms is not None and lag_ms > max_lag_ms:
-        return f"the generator was late: p99 send lag {lag_ms:.1f} ms, at most {max_lag_ms:g} ms allowed; {elsewhere}"
-    return ""
+        return f"the generator got no more connections ({limit}): raise `ulimit -n`, or {ELSEWHERE}"
+    return late(recording, max_lag_ms)
+
+
+def late(recording: Recording, max_lag_ms: float) -> str:
+    """How the requests were sent too late; empty where they were not."""
+    lag_ms = recording.percentile_ms(Stage.LAG, 99)
+    if lag_ms is None or lag_ms <= max_lag_ms:
+        return ""
+    return f"the generator was late: p99 send lag {lag_ms:.1f} ms, at most {max_lag_ms:g} ms allowed; {ELSEWHERE}"
 
 
 def gone(sender: Sender, target: Target) -> str:

@@ -6,11 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from loadtests.command_line import progress_bar
+from loadtests.load import late
+from loadtests.recording import Recording
 from loadtests.results import Turn
 from loadtests.rounds import Plan, run_round
 from loadtests.scenario import Payload
@@ -42,10 +44,13 @@ class Measured:
             return "interrupted before the planned end"
         return next((turn.incomplete for turn in self.turns if turn.incomplete), "")
 
-    def conditions(self) -> dict[str, str]:
-        """What `Results.conditions` gain by the end."""
-        finished = time.strftime("%Y-%m-%d %H:%M:%S%z")
-        return {"finished": finished, "ended": self.ended, "incomplete": self.reason}
+    def judge_lag(self, max_lag_ms: float) -> None:
+        """Where 1 % of all requests were sent too late, no turn is sound."""
+        whole = Recording()
+        for turn in self.turns:
+            whole.merge(turn.recording)
+        if reason := late(whole, max_lag_ms):
+            self.turns = [replace(turn, invalid=turn.invalid or reason) for turn in self.turns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ def measure(
         except KeyboardInterrupt:
             measured.ended = Ended.INTERRUPTED
             print("interrupted; what was measured follows", file=sys.stderr)
+    measured.judge_lag(plan.max_lag_ms)
     return measured
 
 

@@ -64,6 +64,10 @@ class Schedule:
             begun += step.seconds
 
 
+def poisson(rate_rps: float) -> Schedule:
+    return read_schedule(f"{Arrivals.POISSON}:{rate_rps:g}")
+
+
 def read_schedule(text: str) -> Schedule:
     """Raises ScheduleError."""
     name, _, rest = text.partition(":")

@@ -6,7 +6,6 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
 from typing import Any
 
 from loadtests.results import Target
@@ -39,11 +38,3 @@ def served(target: Target) -> Served:
         raise TargetError(f"{target.host} serves {', '.join(found)}, not {target.variant}")
     entry: Served = found[target.variant]
     return entry
-
-
-def input_shape(entries: Iterable[Served]) -> tuple[int, ...]:
-    """One image of the size that all of them take. Raises TargetError."""
-    crops = {entry["preprocessing"]["crop"] for entry in entries}
-    if len(crops) > 1:
-        raise TargetError(f"the variants take images of {sorted(crops)} pixels; the same tensors do not fit both")
-    return (1, *crops, *crops, 3)

@@ -9,8 +9,14 @@ from typing import Any
 
 from loadtests.command_line import positive
 from loadtests.commands.ending import RESULTS_FILE, add_ending_options, conclude, gates_of, status
-from loadtests.commands.load_options import add_load_options, add_payload_options, payloads_of, plan_of
-from loadtests.conditions import conditions, of_two_runs
+from loadtests.commands.load_options import (
+    add_load_options,
+    add_payload_options,
+    conditions_of,
+    payloads_of,
+    plan_of,
+)
+from loadtests.conditions import finished, of_two_runs
 from loadtests.measuring import Limits, measure
 from loadtests.metrics import FEWEST_ROUNDS
 from loadtests.results import Results, Side, Turn
@@ -28,7 +34,7 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
     command.add_argument(
         "sides", nargs=2, metavar="VARIANT",
-        help="the base, and who is compared with it: a name, NAME@URL where it is served elsewhere, or results of a run",
+        help="the base, and who is compared with it: a name, NAME@URL where served elsewhere, or results.json of a run",
     )  # fmt: skip
     add_payload_options(command)
     add_load_options(command)
@@ -36,7 +42,10 @@ def add(commands: Any) -> None:
     group.add_argument("--rounds", type=positive(int), default=100, help="of four turns, at most")
     group.add_argument("--max-seconds", type=positive(float), default=240.0, help="after which no round begins")
     group.add_argument(
-        "--within-percent", type=positive(float), default=2.0, help="half the width of an interval that is narrow enough"
+        "--within-percent",
+        type=positive(float),
+        default=2.0,
+        help="half the width of an interval that is narrow enough",
     )
     add_ending_options(command, "build/comparison")
 
@@ -48,15 +57,15 @@ def run(options: argparse.Namespace) -> int:
         return conclude(of_two_runs(*map(Results.read, paths)), gates, options)
     targets = {side: read_target(text, options.host) for side, text in zip(Side, options.sides, strict=True)}
     entries = {side: served(target) for side, target in targets.items()}
-    images = payloads_of(options, entries.values())
+    images = payloads_of(options, entries)
     plan = plan_of(options, targets, images)
-    known = conditions(plan, entries, images, options.primary, options.level)
+    known = conditions_of(options, plan, entries, images, options.rounds)
     limits = Limits(min(FEWEST_ROUNDS, options.rounds), options.rounds, options.max_seconds)
 
     def is_enough(turns: Sequence[Turn]) -> bool:
         return enough(turns, options.primary, options.level, options.within_percent)
 
     measured = measure(plan, images, limits, options.out, is_enough)
-    results = Results(known | measured.conditions(), measured.turns)
+    results = Results(finished(known, measured.reason) | {"ended": measured.ended}, measured.turns)
     results.write(options.out / RESULTS_FILE)
     return status(measured, conclude(results, gates, options))

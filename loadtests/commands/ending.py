@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from loadtests.differences import compare
-from loadtests.findings import Comparison
-from loadtests.gates import Gates, exit_code, judge, read_gates
+from loadtests.findings import Capacity, Comparison
+from loadtests.gates import read_gates
 from loadtests.measuring import Ended, Measured
-from loadtests.metrics import LEVEL, PRIMARY, METRICS
+from loadtests.metrics import LEVEL, METRICS, PRIMARY
 from loadtests.page import as_text, write_report
 from loadtests.results import Results
+from loadtests.verdict import exit_code, judge
 
 RESULTS_FILE = "results.json"
 MEASURED, INCOMPLETE, INTERRUPTED = 0, 4, 130  # exit statuses; those of verdicts are in gates.py
@@ -27,21 +29,26 @@ def add_ending_options(command: argparse.ArgumentParser, out: str) -> None:
     group.add_argument("--out", type=Path, default=Path(out), help="folder of results and report")
 
 
-def gates_of(options: argparse.Namespace) -> Gates | None:
+def gates_of(options: argparse.Namespace) -> Mapping[str, float] | None:
     """Raises GatesError, OSError: before anything is measured."""
     return None if options.gates is None else read_gates(options.gates)
 
 
-def conclude(results: Results, gates: Gates | None, options: argparse.Namespace) -> int:
+def conclude(
+    results: Results,
+    gates: Mapping[str, float] | None,
+    options: argparse.Namespace,
+    capacities: Sequence[Capacity] = (),
+) -> int:
     """Write and show what results say; the exit status of the verdict."""
     comparison = concluded(results, gates, options.primary, options.level)
-    page = write_report(options.out, results, comparison)
+    page = write_report(options.out, results, comparison, capacities)
     print(as_text(results, comparison))
     print(f"report: {page}")
     return MEASURED if comparison.verdict is None else exit_code(comparison.verdict)
 
 
-def concluded(results: Results, gates: Gates | None, primary: str, level: float) -> Comparison:
+def concluded(results: Results, gates: Mapping[str, float] | None, primary: str, level: float) -> Comparison:
     comparison = compare(results.turns, primary, level)
     return comparison if gates is None else replace(comparison, verdict=judge(gates, results, comparison))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from loadtests.command_line import positive
+from loadtests.conditions import conditions, input_shape
 from loadtests.default_load import USERS, default_schedule
 from loadtests.results import Side, Target
 from loadtests.rounds import Plan
 from loadtests.scenario import Payload, payloads, read_size, tensors
 from loadtests.schedule import Schedule, ScheduleError, read_schedule
-from loadtests.served import Served, input_shape
+from loadtests.served import Served
 
 
 def schedule(text: str) -> Schedule:
@@ -34,14 +36,22 @@ def add_payload_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--images", type=Path, metavar="FOLDER", help="the images in it, in turn")
     group.add_argument("--image-size", type=size, metavar="WIDTHxHEIGHT", default="224x224", help="of made-up JPEGs")
     group.add_argument("--image-bytes", type=positive(int), help="about so many in each of them")
-    group.add_argument("--tensors", action="store_true", help="pixels by the Open Inference Protocol: nothing to decode")
+    group.add_argument(
+        "--tensors", action="store_true", help="pixels by the Open Inference Protocol: nothing to decode"
+    )
 
 
-def payloads_of(options: argparse.Namespace, entries: Iterable[Served]) -> Sequence[Payload]:
-    """Raises OSError, ValueError (TargetError)."""
+def payloads_of(options: argparse.Namespace, entries: Mapping[Side, Served]) -> Sequence[Payload]:
+    """Raises OSError, ValueError (ConditionsError)."""
     if options.tensors:
-        return tensors(input_shape(entries))
+        return tensors(input_shape({entry["variant"]: entry for entry in entries.values()}))
     return payloads(options.images, options.image_size, options.image_bytes)
+
+
+def sent(options: argparse.Namespace) -> str:
+    if options.tensors:
+        return "tensors"
+    return f"images of {options.images.name}" if options.images else "made-up JPEGs"
 
 
 def add_target_options(command: argparse.ArgumentParser) -> None:
@@ -60,17 +70,32 @@ def add_load_options(command: argparse.ArgumentParser) -> None:
     kind = group.add_mutually_exclusive_group()
     kind.add_argument(
         "--schedule", type=schedule,
-        help="open: poisson:RATE, constant:RATE, step:RATExSECONDS,... or trace:FILE, sent on time whatever the service "
-        f"does (without: poisson, at half of what {USERS} users get)",
+        help="open: poisson:RATE, constant:RATE, step:RATExSECONDS,... or trace:FILE, sent on time whatever the "
+        f"service does (without any: poisson, half of what {USERS} users get)",
     )  # fmt: skip
     kind.add_argument("--users", type=positive(int), help="closed: so many clients with one request at a time")
     group.add_argument("--turn-seconds", type=positive(float), default=1.0, help="recorded in each turn")
     group.add_argument("--warm-up-seconds", type=positive(float), default=0.3, help="at the head of each, left out")
 
 
-def plan_of(options: argparse.Namespace, targets: dict[Side, Target], images: Sequence[Payload]) -> Plan:
+def plan_of(options: argparse.Namespace, targets: Mapping[Side, Target], images: Sequence[Payload]) -> Plan:
     """Where no load is given, one is found. Raises TargetError."""
     load = options.schedule or options.users or default_schedule(targets.values(), images)
-    return Plan(
-        targets, load, options.seed, options.turn_seconds, options.warm_up_seconds, options.max_lag_ms
+    return Plan(targets, load, options.seed, options.turn_seconds, options.warm_up_seconds, options.max_lag_ms)
+
+
+def conditions_of(
+    options: argparse.Namespace, plan: Plan, entries: Mapping[Side, Served], images: Sequence[Payload], rounds: int
+) -> dict[str, Any]:
+    return conditions(
+        [(target, entries[side]) for side, target in plan.targets.items()],
+        plan.load,
+        [image.body for image in images],
+        sent(options),
+        seed=plan.seed,
+        turn_seconds=plan.turn_s,
+        warm_up_seconds=plan.warm_up_s,
+        rounds=rounds,
+        primary=options.primary,
+        level=options.level,
     )

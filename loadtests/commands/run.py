@@ -7,8 +7,14 @@ from typing import Any
 
 from loadtests.command_line import positive
 from loadtests.commands.ending import RESULTS_FILE, add_ending_options, conclude, gates_of, status
-from loadtests.commands.load_options import add_load_options, add_payload_options, payloads_of, plan_of
-from loadtests.conditions import conditions
+from loadtests.commands.load_options import (
+    add_load_options,
+    add_payload_options,
+    conditions_of,
+    payloads_of,
+    plan_of,
+)
+from loadtests.conditions import finished
 from loadtests.measuring import Limits, measure
 from loadtests.results import Results, Side
 from loadtests.served import read_target, served
@@ -33,10 +39,10 @@ def run(options: argparse.Namespace) -> int:
     gates = gates_of(options)
     targets = {Side.A: read_target(options.variant, options.host)}
     entries = {side: served(target) for side, target in targets.items()}
-    images = payloads_of(options, entries.values())
+    images = payloads_of(options, entries)
     plan = plan_of(options, targets, images)
-    known = conditions(plan, entries, images, options.primary, options.level)
+    known = conditions_of(options, plan, entries, images, options.turns)
     measured = measure(plan, images, Limits(options.turns, options.turns, float("inf")), options.out)
-    results = Results(known | measured.conditions(), measured.turns)
+    results = Results(finished(known, measured.reason) | {"ended": measured.ended}, measured.turns)
     results.write(options.out / RESULTS_FILE)
     return status(measured, conclude(results, gates, options))

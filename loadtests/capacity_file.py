@@ -1,0 +1,42 @@
+"""What a capacity search leaves on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from loadtests.findings import Capacity, Probe
+from loadtests.results import ResultsError
+
+FORMAT = 1
+
+
+def write_capacities(path: Path, capacities: Sequence[Capacity], conditions: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    content = {
+        "format": FORMAT,
+        "conditions": conditions,
+        "capacities": [asdict(capacity) for capacity in capacities],
+    }
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
+
+
+def read_capacities(path: Path) -> list[Capacity]:
+    """Raises ResultsError, OSError."""
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise ResultsError(f"{path}: format {content['format']}, expected {FORMAT}")
+        return [
+            Capacity(**{**found, "probes": [Probe(**probe) for probe in found["probes"]]})
+            for found in content["capacities"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ResultsError):
+            raise
+        raise ResultsError(f"{path}: no results of a capacity search ({error!r})") from error
