@@ -21,7 +21,7 @@ Statistic = Callable[..., Values]
 def interval(samples: Sequence[Values], statistic: Statistic, level: float, batch: int | None = None) -> Interval:
     """Of a statistic of one sample, or of samples that are resampled independently; each has at least two values.
 
-    `statistic(*samples, axis)` reduces that axis of arrays of any leading shape, `batch` resamples at once (default: all).
+    `statistic(*samples, axis)` reduces that axis of arrays of any leading shape, `batch` resamples at once or all.
 
     The percentile interval of n values is too narrow by sqrt((n - 1) / n) and by the normal quantile that it has in
     place of Student's; it is expanded for both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The

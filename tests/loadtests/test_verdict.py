@@ -18,7 +18,7 @@ from loadtests.conditions import (
     of_two_runs,
     refuse_different,
 )
-from loadtests.differences import HIGHER, NONE_SHOWN, compare
+from loadtests.differences import HIGHER, NONE_SHOWN, compare, rounds_of
 from loadtests.findings import Decision, Outcome, Verdict
 from loadtests.gates import GatesError, read_gates
 from loadtests.results import Results, Side, Target, Turn
@@ -258,6 +258,7 @@ def test_two_runs_are_compared_unpaired_and_the_verdict_says_what_that_means() -
     both = of_two_runs(run_of(one_side(Side.A)), run_of(one_side(Side.B, 1.2)))
     comparison = compare(both.turns)
     assert comparison.rounds == 10
+    assert not rounds_of(both.turns).paired
     found = comparison.differences[0]
     assert found.says == HIGHER
     assert found.change is not None
