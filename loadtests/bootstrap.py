@@ -12,20 +12,20 @@ from scipy import stats
 from loadtests.findings import Interval
 
 RESAMPLES = 20_000
-BATCH = 1_000  # resamples at once, for the sake of memory
 SEED = 0
 
 Values = NDArray[np.float64]
 Statistic = Callable[..., Values]
 
 
-def interval(samples: Sequence[Values], statistic: Statistic, level: float) -> Interval:
+def interval(samples: Sequence[Values], statistic: Statistic, level: float, batch: int | None = None) -> Interval:
     """Of a statistic of one sample, or of samples that are resampled independently; each has at least two values.
 
-    `statistic(*samples, axis)` reduces that axis of arrays of any leading shape. The percentile interval of n values
-    is too narrow by sqrt((n - 1) / n) and by the normal quantile that it has in place of Student's; it is expanded for
-    both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4), on the
-    expanded percentile interval).
+    `statistic(*samples, axis)` reduces that axis of arrays of any leading shape, `batch` resamples at once or all.
+
+    The percentile interval of n values is too narrow by sqrt((n - 1) / n) and by the normal quantile that it has in
+    place of Student's; it is expanded for both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The
+    American Statistician 69(4), on the expanded percentile interval).
     """
     n = min(len(sample) for sample in samples)
     tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1))
@@ -34,7 +34,7 @@ def interval(samples: Sequence[Values], statistic: Statistic, level: float) -> I
         statistic,
         confidence_level=1 - 2 * tail,
         n_resamples=RESAMPLES,
-        batch=BATCH,
+        batch=batch,
         method="percentile",
         vectorized=True,
         rng=np.random.default_rng(SEED),

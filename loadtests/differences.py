@@ -27,7 +27,7 @@ from loadtests.results import Side, Turn
 
 HIGHER, LOWER, NONE_SHOWN = "higher", "lower", "no difference shown"
 NOT_CORRECTED = "only the primary metric decides; the intervals of the others are not corrected for being many"
-TRIMMED = 0.2  # of the rounds at either end
+TRIMMED = 0.25  # of the rounds at either end; what is left is the interquartile mean
 Round = Sequence[Turn]  # one side's share of it
 
 
@@ -135,8 +135,8 @@ def control(metric: str, rounds: Rounds, level: float) -> Interval | None:
 
 
 def centre_of(metric: str) -> bootstrap.Statistic:
-    """The trimmed mean, which a disturbed round does not move; the plain one of failures, which are seldom in most
-    rounds and would be trimmed away."""
+    """The interquartile mean, which a disturbed round does not move; the plain mean of failures, which would be trimmed
+    away where few rounds have any."""
     return np.mean if metric == "failure_rate" else trimmed
 
 
