@@ -40,11 +40,12 @@ def search(
     first_rate: float,
     precision: float = 0.05,
     seconds: float = 10.0,
+    fewest_requests: int = FEWEST_REQUESTS,
     on_probe: Callable[[Probe], None] | None = None,
 ) -> Capacity:
     """The highest rate that held and the lowest that did not are within `precision` of each other.
 
-    A probe takes `seconds`, or longer where the rate is too low for its p99 to be told in that. `first_rate` is better
+    A probe takes `seconds`, or as long as `fewest_requests` take, for its p99 to be told. `first_rate` is better
     low than high: a service takes time to recover from too much. `on_probe` gets each probe as it ends. The search ends
     with the first probe that is incomplete. Raises Interrupted.
     """
@@ -52,7 +53,7 @@ def search(
     try:
         while (rate := bracket.next_rate(first_rate, precision)) is not None:
             longer = LONGER if rate in bracket else 1
-            found = probe(rate, longer * max(seconds, FEWEST_REQUESTS / rate))
+            found = probe(rate, longer * max(seconds, fewest_requests / rate))
             probes.append(found)
             if on_probe is not None:
                 on_probe(found)

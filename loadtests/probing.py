@@ -17,12 +17,12 @@ import numpy as np
 from loadtests.capacity import Probing
 from loadtests.findings import Probe
 from loadtests.load import Load, Open, run_load
+from loadtests.metrics import fewest_answered
 from loadtests.recording import Outcome, Stage
 from loadtests.results import Target
 from loadtests.scenario import Payload
 from loadtests.schedule import read_schedule
 
-FEWEST_ANSWERED = 100  # there is no p99 of fewer
 PATIENCE_S = 10.0
 
 
@@ -99,8 +99,8 @@ def breaches(objective: Objective, load: Load, planned: int, growth: float) -> I
     if growth > objective.behind:
         yield f"latency grew by {growth * 1e3:.0f} ms a second, at most {objective.behind * 1e3:g} ms count as steady"
     p99_ms = recording.percentile_ms(Stage.TOTAL, 99)
-    if p99_ms is None or recording.answered < FEWEST_ANSWERED:
-        yield f"{recording.answered} requests were answered, a p99 needs {FEWEST_ANSWERED}; probe for longer"
+    if p99_ms is None or recording.answered < fewest_answered("p99_ms"):
+        yield f"{recording.answered} requests were answered, a p99 needs {fewest_answered('p99_ms')}; probe for longer"
     elif p99_ms > objective.p99_ms:
         yield f"p99 {p99_ms:.1f} ms, objective {objective.p99_ms:g} ms"
 

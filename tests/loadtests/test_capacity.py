@@ -1,4 +1,4 @@
-"""The search finds the rate that holds, also where probes are noisy; a queue that grows is told from one that is full."""
+"""The search finds the rate that holds, however noisy its probes; a queue that grows is told from one that is full."""
 
 from __future__ import annotations
 
