@@ -24,7 +24,7 @@ from loadtests.recording import Outcome
 from loadtests.results import Target
 from loadtests.scenario import Payload
 from loadtests.schedule import read_schedule
-from loadtests.turns import as_dict, median_over
+from loadtests.ratios import as_dict, median_over
 
 GRACE_S = 1.0  # beyond a request's own deadline, before its client calls it unanswered
 GENTLE = 0.5  # of the capacity: the load before and after

@@ -27,7 +27,9 @@ def sentence(capacity: Capacity) -> str:
     objective = f"p99 within {quantity('_ms', capacity.slo_p99_ms)}"
     if capacity.rate_rps is None:
         tried = min((probe.rate_rps for probe in capacity.probes), default=None)
-        return f"{capacity.variant} keeps its {objective} at no rate that was tried, the lowest {quantity('_rps', tried)}."
+        return (
+            f"{capacity.variant} keeps its {objective} at no rate that was tried, the lowest {quantity('_rps', tried)}."
+        )
     said = f"{capacity.variant} keeps its {objective} up to {quantity('_rps', capacity.rate_rps)}"
     if capacity.above_rps is None:
         return f"{said}, the highest rate that was tried."

@@ -144,7 +144,9 @@ def differences(results: Results, comparison: Comparison) -> Section:
         "lrrrrl",
         marked,
     )  # fmt: skip
-    told = f"Only the {label(comparison.primary)}, the marked row, decides; the others are not corrected for being many."
+    told = (
+        f"Only the {label(comparison.primary)}, the marked row, decides; the others are not corrected for being many."
+    )
     return Section("Differences", [told], tables=[table])
 
 
@@ -188,8 +190,16 @@ def models(results: Results) -> list[Section]:
     entries = {side: entry if isinstance(entry, Mapping) else {} for side, entry in served.items()}
     lines: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("version", lambda entry: str(entry.get("version", NOTHING))),
-        ("runs on", lambda entry: ", ".join(str(entry[key]) for key in ("runtime", "device", "precision") if entry.get(key))),
-        ("weights", lambda entry: {True: "trained", False: "untrained: answers mean nothing"}.get(entry.get("trained"), NOTHING)),
+        (
+            "runs on",
+            lambda entry: ", ".join(str(entry[key]) for key in ("runtime", "device", "precision") if entry.get(key)),
+        ),
+        (
+            "weights",
+            lambda entry: {True: "trained", False: "untrained: answers mean nothing"}.get(
+                entry.get("trained"), NOTHING
+            ),
+        ),
         *((said, lambda entry, name=name: accuracy(entry, name)) for name, said in MEASURED_ON_DATA.items()),
         ("same top-1 as the network it came from", lambda entry: parity(entry, "top1_agreement")),
         ("largest difference of logits from it", lambda entry: parity(entry, "max_abs_logit_difference")),

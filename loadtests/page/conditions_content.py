@@ -12,7 +12,9 @@ LONGEST_LIST = 8
 
 def section(conditions: Mapping[str, Any]) -> Section:
     rows = [[name, value] for name, value in lines(conditions)]
-    return Section("Conditions", tables=[Table("All that was held fixed", ["condition", "value"], rows, "ll")], folded=True)
+    return Section(
+        "Conditions", tables=[Table("All that was held fixed", ["condition", "value"], rows, "ll")], folded=True
+    )
 
 
 def lines(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

@@ -36,17 +36,30 @@ def change_picture(results: Results, comparison: Comparison, primary: Difference
         figure = Figure(figsize=(WIDTH_IN, 2.1 if len(rows) > 1 else 1.5), layout="constrained")
         axes = figure.subplots()
         for row, (_, found, (colour, _, marker)) in enumerate(rows):
-            low, middle, high = (percent_of_change(primary.metric, each) for each in (found.low, found.estimate, found.high))
+            low, middle, high = (
+                percent_of_change(primary.metric, each) for each in (found.low, found.estimate, found.high)
+            )
             axes.plot([low, high], [row, row], color=colour, linewidth=4, solid_capstyle="butt", alpha=0.55)
-            axes.plot([low, low, math.nan, high, high], [row - 0.14, row + 0.14, math.nan, row - 0.14, row + 0.14], color=colour)
+            axes.plot(
+                [low, low, math.nan, high, high],
+                [row - 0.14, row + 0.14, math.nan, row - 0.14, row + 0.14],
+                color=colour,
+            )
             axes.plot(middle, row, marker, color=colour, markersize=9)
             axes.annotate(
-                change(primary.metric, found), (middle, row), (0, 11), textcoords="offset points", ha="center", color=Colour.INK
+                change(primary.metric, found),
+                (middle, row),
+                (0, 11),
+                textcoords="offset points",
+                ha="center",
+                color=Colour.INK,
             )
         axes.axvline(0, color=Colour.MUTED, linewidth=1)
         axes.set_yticks(range(len(rows)), [shortened(text) for text, _, _ in rows])
         axes.tick_params(axis="y", length=0, labelcolor=Colour.INK)
-        axes.set(ylim=(len(rows) - 0.55, -0.75), xlabel=f"change of {label(primary.metric)}, {change_unit(primary.metric)}")
+        axes.set(
+            ylim=(len(rows) - 0.55, -0.75), xlabel=f"change of {label(primary.metric)}, {change_unit(primary.metric)}"
+        )
         axes.margins(x=0.22)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
@@ -253,7 +266,14 @@ def half() -> tuple[Figure, Axes]:
 
 def keyed(axes: Axes, columns: int) -> None:
     """The key above the axes, where no line crosses it."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, 4), borderaxespad=0.2, handlelength=2.4, columnspacing=1.2)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=min(columns, 4),
+        borderaxespad=0.2,
+        handlelength=2.4,
+        columnspacing=1.2,
+    )
 
 
 def plain_log(axes: Axes) -> None:

@@ -59,7 +59,8 @@ def results(rounds: int = 20, requests: int = 120, **conditions: Any) -> Results
 def known(**more: Any) -> dict[str, Any]:
     return {
         "targets": {
-            side: {"host": "http://localhost:3000", "variant": name, "served": served(name)} for side, name in NAMES.items()
+            side: {"host": "http://localhost:3000", "variant": name, "served": served(name)}
+            for side, name in NAMES.items()
         },
         "workload": {"kind": "open", "schedule": "poisson:120", "seed": 0},
         "payloads": {"images": None, "image_size": [224, 224], "n": 16, "sha256": "9f2c" * 16},

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from loadtests.command_line import positive, progress_bar
 from loadtests.machine import machine
-from loadtests.turns import as_dict, median_over
+from loadtests.ratios import as_dict, median_over
 
 BODY = bytes(3000)
 LIVES: list[asyncio.Future[None]] = []  # of applications, to the end of this process

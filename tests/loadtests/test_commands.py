@@ -1,0 +1,216 @@
+"""`python -m loadtests`: what is measured, kept, concluded and said, against servers whose delays are known."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from loadtests.local_service import LocalService, local_server
+from loadtests.results import Results, Side
+from tests.conftest import PAIR, ROOT
+
+SHORT = ("--schedule", "poisson:150", "--turn-seconds", "0.12", "--warm-up-seconds", "0.05", "--max-lag-ms", "10000")
+TEN = ("--rounds", "10", "--within-percent", "0.001")
+
+
+def known_delays(*arguments: str) -> AbstractContextManager[LocalService]:
+    command = [sys.executable, "-m", "loadtests.known_delays", "--variants", "a,b", *arguments, "--port"]
+    return local_server(lambda port: [*command, str(port)], folder=ROOT)
+
+
+@pytest.fixture(scope="module")
+def slower_b() -> Iterator[LocalService]:
+    with known_delays("--delay", "constant:8", "--factor", "b=2.5") as running:
+        yield running
+
+
+def loadtests(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loadtests", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def gates(folder: Path, text: str) -> str:
+    path = folder / "gates.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_slower_variant_is_found_and_not_shipped(slower_b: LocalService, tmp_path: Path) -> None:
+    asked = gates(tmp_path, "max_regression_percent = 5\nfailure_rate = 0.5\n")
+    done = loadtests(
+        "compare", "a", "b", "--host", slower_b.url, *SHORT, *TEN, "--gates", asked, "--out", str(tmp_path)
+    )
+    assert done.returncode == 1, done.stderr
+    assert "do not ship" in done.stdout.lower()
+    found = Results.read(tmp_path / "results.json")
+    assert len(found.turns) == 40 == len((tmp_path / "turns.jsonl").read_text().splitlines())
+    assert [turn.side for turn in found.turns[:8]] == [Side(side) for side in "abbabaab"]
+    assert found.conditions["targets"]["b"]["variant"] == "b"
+    page = (tmp_path / "report.html").read_text()
+    assert "do not ship" in page.lower()
+    assert "<svg" in page
+    assert (tmp_path / "report.md").exists()
+
+    again = loadtests("report", str(tmp_path / "results.json"), "--out", str(tmp_path / "again"))
+    assert again.returncode == 0, again.stderr
+    assert "higher" in again.stdout
+    lenient = gates(tmp_path, "max_regression_percent = 900\n")
+    shipped = loadtests("report", str(tmp_path / "results.json"), "--gates", lenient, "--out", str(tmp_path / "again"))
+    assert shipped.returncode == 0, shipped.stderr
+    assert "ship" in shipped.stdout.lower()
+
+
+def test_few_rounds_cannot_tell(slower_b: LocalService, tmp_path: Path) -> None:
+    asked = gates(tmp_path, "max_regression_percent = 5\n")
+    done = loadtests(
+        "compare", "a", "b", "--host", slower_b.url, *SHORT, "--rounds", "2", "--gates", asked, "--out", str(tmp_path)
+    )
+    assert done.returncode == 3, done.stderr
+    assert "2 whole rounds" in done.stdout
+
+
+def test_a_late_generator_decides_nothing(slower_b: LocalService, tmp_path: Path) -> None:
+    arguments = [*SHORT[:-1], "0.0001", "--rounds", "2", "--gates", gates(tmp_path, "max_regression_percent = 900\n")]
+    done = loadtests("compare", "a", "b", "--host", slower_b.url, *arguments, "--out", str(tmp_path))
+    assert done.returncode == 3, done.stderr
+    assert "the generator was late" in done.stdout
+
+
+def test_two_saved_runs_are_compared_only_under_the_same_conditions(slower_b: LocalService, tmp_path: Path) -> None:
+    def run(variant: str, name: str, *more: str) -> str:
+        out = tmp_path / name
+        done = loadtests("run", variant, "--host", slower_b.url, *SHORT, "--turns", "10", *more, "--out", str(out))
+        assert done.returncode == 0, done.stderr
+        return str(out / "results.json")
+
+    first, second, other = run("a", "first"), run("b", "second"), run("b", "other", "--seed", "7")
+    done = loadtests("compare", first, second, "--out", str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
+    assert "higher" in done.stdout
+    refused = loadtests("compare", first, other, "--out", str(tmp_path / "both"))
+    assert refused.returncode == 2
+    assert "seed: 0 and 7" in refused.stderr
+
+
+@pytest.fixture
+def interrupted(slower_b: LocalService, tmp_path: Path) -> Iterator[Callable[[LocalService], subprocess.Popen[str]]]:
+    """A long comparison that has begun."""
+
+    def begin(server: LocalService) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "loadtests",
+            "compare",
+            "a",
+            "b",
+            "--host",
+            server.url,
+            *SHORT,
+            "--rounds",
+            "900",
+        ]
+        running = subprocess.Popen(
+            [*command, "--within-percent", "0.001", "--out", str(tmp_path)], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        begun.append(running)
+        turns = tmp_path / "turns.jsonl"
+        deadline = time.monotonic() + 60
+        while not turns.exists() or turns.read_text().count("\n") < 6:
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return running
+
+    begun: list[subprocess.Popen[str]] = []
+    yield begin
+    for running in begun:
+        running.kill()
+        running.communicate()
+
+
+def test_a_server_that_dies_ends_the_run_and_what_was_measured_is_kept(
+    interrupted: Callable[[LocalService], subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    with known_delays("--delay", "constant:8") as mortal:
+        running = interrupted(mortal)
+        subprocess.run(["kill", "-9", str(mortal.pid)], check=True)
+        output, _ = running.communicate(timeout=60)
+    assert running.returncode == 4, output
+    assert "failed for 2 s" in output
+    found = Results.read(tmp_path / "results.json")
+    assert len(found.turns) >= 6
+    assert "failed for 2 s" in found.conditions["incomplete"]
+    assert sum(turn.recording.answered for turn in found.turns) > 0
+    assert "failed for 2 s" in (tmp_path / "report.html").read_text()
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    interrupted: Callable[[LocalService], subprocess.Popen[str]], slower_b: LocalService, tmp_path: Path
+) -> None:
+    running = interrupted(slower_b)
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 130, output
+    assert "Traceback" not in output
+    found = Results.read(tmp_path / "results.json")
+    assert len(found.turns) >= 6
+    assert "interrupted" in found.conditions["incomplete"]
+
+
+def test_a_capacity_is_searched_drawn_and_joined_to_a_report(slower_b: LocalService, tmp_path: Path) -> None:
+    """With an objective that no rate can hold: the search ends soon."""
+    arguments = ["--slo-p99-ms", "1", "--first-rate", "400", "--probe-seconds", "0.1", "--max-lag-ms", "10000"]
+    done = loadtests("capacity", "a", "--host", slower_b.url, *arguments, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / "capacity.json").read_text())["capacities"]
+    assert found["rate_rps"] is None
+    assert all("p99" in probe["reason"] for probe in found["probes"])
+    assert "objective 1 ms" in done.stderr
+
+
+def test_the_real_service_is_compared_by_a_load_that_was_found(service: LocalService, tmp_path: Path) -> None:
+    arguments = ["--host", service.url, "--rounds", "2", "--turn-seconds", "0.3", "--out", str(tmp_path)]
+    done = loadtests("compare", *PAIR, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "--schedule poisson:" in done.stderr
+    found = Results.read(tmp_path / "results.json")
+    assert found.conditions["schedule"].startswith("poisson:")
+    assert sum(turn.recording.failed for turn in found.turns) == 0
+    assert sum(turn.recording.answered for turn in found.turns) > 0
+    assert found.turns[0].recording.percentile_ms("infer", 50) is not None
+    assert found.conditions["targets"]["b"]["served"]["version"].startswith("onnxruntime-fp32-")
+
+
+def test_tensors_reach_the_real_service(service: LocalService, tmp_path: Path) -> None:
+    arguments = ["--users", "2", "--tensors", "--turns", "1", "--turn-seconds", "0.3"]
+    done = loadtests("run", PAIR[0], "--host", service.url, *arguments, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (turn,) = Results.read(tmp_path / "results.json").turns
+    assert turn.recording.answered > 0
+    assert turn.recording.failed == 0
+
+
+def test_what_cannot_be_measured_is_an_error_with_the_next_command(service: LocalService, tmp_path: Path) -> None:
+    bad = gates(tmp_path, "p98_ms = 5\n")
+    cases = {
+        "make serve": ["compare", *PAIR, "--host", "http://127.0.0.1:9"],
+        "expected VARIANT or VARIANT@http://": ["compare", *PAIR, "--host", "localhost:9"],
+        f"serves {', '.join(PAIR)}, not resnet99": ["run", "resnet99", "--host", service.url],
+        "p98_ms: no such gate": ["compare", *PAIR, "--host", service.url, "--gates", bad],
+        "poisson:RATE": ["run", PAIR[0], "--host", service.url, "--schedule", "poisson:often"],
+    }
+    for said, arguments in cases.items():
+        done = loadtests(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
