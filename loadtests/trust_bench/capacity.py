@@ -17,7 +17,7 @@ from loadtests.trust_bench.measure import PAYLOADS, Measure
 SERVERS, DELAY_MS, SLO_P99_MS, FIRST_RATE = 4, 20, 100.0, 60.0
 LEAST, MOST = 0.9, 1.05  # of the rate that is known; the search itself is precise to 5 %
 SECONDS = 180.0  # about
-ARRIVALS = 1_000_000
+ARRIVALS = 400_000
 
 
 def measures() -> Iterator[Measure]:
