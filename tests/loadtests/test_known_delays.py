@@ -127,7 +127,7 @@ def test_the_capacity_of_a_queue_is_found() -> None:
     """Eight servers of 20 ms; the objective is so wide that a short probe fails by its growing latency alone."""
     with known_delays("--delay", "constant:20", "--capacity", "8") as server:
         probe = probe_with(server.target(), PAYLOADS, Objective(1000.0), warm_up_s=0.1, max_lag_ms=ANY_LAG_MS)
-        found = search(probe, 1000.0, variant="a", first_rate=250, precision=1.0, seconds=0.4, fewest_requests=150)
+        found = search(probe, 1000.0, variant="a", first_rate=250, precision=1.0, seconds=0.3, fewest_requests=130)
         capacity_rps = 8 / server.delays()["mean_ms"] * 1e3
     assert found.rate_rps is not None
     assert found.above_rps is not None
