@@ -22,7 +22,8 @@ def columns(table: Table) -> list[str]:
     align = f"l{table.align}"
     return [
         "  ".join(
-            cell.rjust(width) if side == "r" else cell.ljust(width) for cell, width, side in zip(row, widths, align, strict=True)
+            cell.rjust(width) if side == "r" else cell.ljust(width)
+            for cell, width, side in zip(row, widths, align, strict=True)
         )
         for row in rows
     ]
