@@ -174,7 +174,11 @@ def late(recording: Recording, max_lag_ms: float) -> str:
 
 
 def gone(sender: Sender, target: Target) -> str:
-    """Why the load ended early; empty where the server is there."""
+    """Why the load ended early; empty where the server is there. It is asked until that is known."""
+    while sender.unreachable_since is not None and sender.unreachable_s <= GONE_S:
+        with suppress(OSError):
+            sender.connected().close()
+        gevent.sleep(BACK_OFF_S)
     if sender.unreachable_s <= GONE_S:
         return ""
     return (

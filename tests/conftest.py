@@ -17,6 +17,7 @@ from serving.runners.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAIR = ("resnet20-postact", "resnet20-preact")
 
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
@@ -34,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shared_data: needs CIFAR-10 and odd images in ../shared/data")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "wrk: needs wrk, the client of the serving benchmark")
+    config.addinivalue_line("markers", "browser: needs Chromium, to look at pages")
     config.addinivalue_line("markers", "no_gpu: is about a machine without a CUDA device")
 
 
@@ -46,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     unmet = {
         "shared_data": (SHARED_DATA.is_dir(), "needs the data sets in ../shared/data"),
         "wrk": (shutil.which("wrk") is not None, "needs wrk (apt install wrk)"),
+        "browser": (CHROMIUM is not None, "needs Chromium (apt install chromium)"),
         "gpu": (has_gpu, "needs a CUDA device"),
         "no_gpu": (not has_gpu, "needs a machine without a CUDA device"),
     }

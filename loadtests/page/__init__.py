@@ -20,7 +20,7 @@ def write_report(folder: Path, results: Results, comparison: Comparison, capacit
 
 
 def write_capacity(folder: Path, capacities: Sequence[Capacity], conditions: Mapping[str, Any]) -> Path:
-    """Write `capacity.html`, `capacity.md` and its figures, `capacity-*.svg`; returns the page's path. Raises OSError."""
+    """Write `capacity.html`, `capacity.md` and its figures; returns the page's path. Raises OSError."""
     return write_page(folder, "capacity", capacity_content.page(capacities, conditions))
 
 

@@ -9,7 +9,7 @@ from loadtests.findings import Capacity, Probe
 from loadtests.page.conditions_content import section as conditions_section
 from loadtests.page.content import Banner, Page, Section, Table, Tone
 from loadtests.page.figures import capacity_picture
-from loadtests.page.numbers import quantity, share
+from loadtests.page.numbers import bound, quantity
 
 
 def page(capacities: Sequence[Capacity], conditions: Mapping[str, Any], *, figures: bool = True) -> Page:
@@ -24,7 +24,7 @@ def page(capacities: Sequence[Capacity], conditions: Mapping[str, Any], *, figur
 
 
 def sentence(capacity: Capacity) -> str:
-    objective = f"p99 within {quantity('_ms', capacity.slo_p99_ms)}"
+    objective = f"p99 within {bound('slo_p99_ms', capacity.slo_p99_ms)}"
     if capacity.rate_rps is None:
         tried = min((probe.rate_rps for probe in capacity.probes), default=None)
         return (
@@ -62,7 +62,7 @@ def line(probe: Probe) -> list[str]:
         quantity("_rps", probe.rate_rps),
         quantity("_rps", probe.throughput_rps),
         *(quantity("_ms", value) for value in (probe.p50_ms, probe.p90_ms, probe.p99_ms)),
-        share(probe.failure_rate),
+        quantity("failure_rate", probe.failure_rate),
         quantity("_ms", probe.lag_p99_ms),
         "holds" if probe.holds else f"fails: {probe.reason}",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadtests.findings import Capacity, Comparison, Decision, Difference, Verdict
@@ -12,34 +12,40 @@ from loadtests.page.conditions_content import section as conditions_section
 from loadtests.page.content import Banner, Page, Section, Table, Tone
 from loadtests.page.figures import (
     change_picture,
+    changes_picture,
     distribution_picture,
     percentiles_picture,
     rounds_picture,
-    stages_of,
-    stages_picture,
 )
-from loadtests.page.numbers import NOTHING, change, interval, label, number, quantity, share, unit
-from loadtests.page.reading import merged, names, sides, target, turns_of
+from loadtests.page.numbers import bound, change, interval, label, quantity
+from loadtests.page.reading import names, sides
+from loadtests.page.requests_content import generator, requests, stages
+from loadtests.page.served_content import sections as served_sections
 from loadtests.page.svg import Picture
-from loadtests.recording import Recording, Stage
 from loadtests.results import Results, Side
 
 TONES = {Decision.SHIP: Tone.GOOD, Decision.DO_NOT_SHIP: Tone.BAD, Decision.CANNOT_TELL: Tone.UNSURE}
-MEASURED_ON_DATA = {"accuracy": "accuracy of the exported graph", "training_accuracy": "accuracy when it was trained"}
 
 
 def page(results: Results, comparison: Comparison, capacities: Sequence[Capacity]) -> Page:
     brief = summary(results, comparison)
     primary = primary_of(comparison)
     drawn = [change_picture(results, comparison, primary)] if primary and is_comparison(results) else []
-    shown = [percentiles_picture(results), distribution_picture(results), rounds_picture(results, comparison.primary)]
+    metric = comparison.primary
+    shown = [
+        percentiles_picture(results),
+        distribution_picture(results),
+        rounds_picture(results, metric),
+        changes_picture(results, metric),
+    ]
     sections = [
         *pictured("The difference that decides", drawn),
-        *brief.sections,
+        differences(results, comparison),
         *pictured("Latency", shown),
         *stages(results),
         *([capacity_section(capacities)] if capacities else []),
-        *models(results),
+        *gates(comparison.verdict),
+        *served_sections(results),
         generator(results),
         requests(results),
         conditions_section(results.conditions),
@@ -133,7 +139,7 @@ def differences(results: Results, comparison: Comparison) -> Section:
         return Section("What was measured", tables=[Table("Over all turns", ["", known[Side.A]], rows, "lr", marked)])
     table = Table(
         f"Over all rounds; changes with {level} intervals",
-        ["", known[Side.A], known[Side.B], "change", "control (each against itself)", "says"],
+        ["", known[Side.A], known[Side.B], "change", "A/A control", "says"],
         [
             [
                 label(each.metric), quantity(each.metric, each.a), quantity(each.metric, each.b),
@@ -145,7 +151,8 @@ def differences(results: Results, comparison: Comparison) -> Section:
         marked,
     )  # fmt: skip
     told = (
-        f"Only the {label(comparison.primary)}, the marked row, decides; the others are not corrected for being many."
+        f"Only the {label(comparison.primary)}, the marked row, decides; the others are not corrected for being many. "
+        "The control is each side against itself: what it strays is what this run cannot tell from nothing."
     )
     return Section("Differences", [told], tables=[table])
 
@@ -154,7 +161,7 @@ def gates(verdict: Verdict | None) -> list[Section]:
     if verdict is None or not verdict.gates:
         return []
     rows = [
-        [each.name, quantity(each.name, each.bound), interval(each.name, each.found), each.outcome.value, each.reason]
+        [each.name, bound(each.name, each.bound), interval(each.name, each.found), each.outcome.value, each.reason]
         for each in verdict.gates
     ]
     table = Table("Bounds and what came of them", ["gate", "bound", "found", "outcome", "because"], rows, "lrrll")
@@ -164,117 +171,3 @@ def gates(verdict: Verdict | None) -> list[Section]:
 def pictured(heading: str, drawn: Sequence[Picture | None]) -> list[Section]:
     found = [each for each in drawn if each is not None]
     return [Section(heading, pictures=found)] if found else []
-
-
-def stages(results: Results) -> list[Section]:
-    drawn = stages_picture(results)
-    if drawn is None:
-        return []
-    known = names(results)
-    found = {side: stages_of(merged(turns_of(results, side))) or {} for side in sides(results)}
-    bands = [Stage.QUEUE.value, Stage.DECODE.value, Stage.INFER.value, "rest"]
-    rows = [[band, *(quantity("_ms", found[side].get(band)) for side in found)] for band in bands]
-    told = (
-        "Medians of what the service reports of answered requests; the rest is what is left of the median latency: "
-        "network, HTTP, and waiting to be sent. Medians need not add up."
-    )
-    table = Table("Median of each stage", ["stage", *(known[side] for side in found)], rows, "l" + "r" * len(found))
-    return [Section("Where the time goes", [told], [drawn], [table])]
-
-
-def models(results: Results) -> list[Section]:
-    """Accuracy and parity, as the service tells them."""
-    served = {side: target(results, side).get("served") for side in sides(results)}
-    if not any(served.values()):
-        return []
-    entries = {side: entry if isinstance(entry, Mapping) else {} for side, entry in served.items()}
-    lines: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
-        ("version", lambda entry: str(entry.get("version", NOTHING))),
-        (
-            "runs on",
-            lambda entry: ", ".join(str(entry[key]) for key in ("runtime", "device", "precision") if entry.get(key)),
-        ),
-        (
-            "weights",
-            lambda entry: {True: "trained", False: "untrained: answers mean nothing"}.get(
-                entry.get("trained"), NOTHING
-            ),
-        ),
-        *((said, lambda entry, name=name: accuracy(entry, name)) for name, said in MEASURED_ON_DATA.items()),
-        ("same top-1 as the network it came from", lambda entry: parity(entry, "top1_agreement")),
-        ("largest difference of logits from it", lambda entry: parity(entry, "max_abs_logit_difference")),
-    ]
-    rows = [[said, *(tell(entry) or NOTHING for entry in entries.values())] for said, tell in lines]
-    table = Table("As `/variants` tells it", ["", *names(results).values()], rows, "l" + "l" * len(entries))
-    return [Section("Accuracy and parity", tables=[table])]
-
-
-def opened(entry: Mapping[str, Any], name: str) -> Any:
-    """Of the engine that is open, where it has its own; else of the graph."""
-    return (entry.get("engine") or {}).get(name) or entry.get(name)
-
-
-def accuracy(entry: Mapping[str, Any], name: str) -> str:
-    found = opened(entry, name)
-    if not found:
-        return not_measured(entry, name)
-    return f"{100 * found['top1']:.2f} % ({found['correct']:,} of {found['n']:,}, {found['data']})"
-
-
-def parity(entry: Mapping[str, Any], key: str) -> str:
-    found = opened(entry, "parity")
-    if not found:
-        return not_measured(entry, "parity")
-    shown = f"{100 * found[key]:.2f} %" if key == "top1_agreement" else f"{found[key]:.2g}"
-    return f"{shown} ({found['n']:,} images, {found['images']})"
-
-
-def not_measured(entry: Mapping[str, Any], name: str) -> str:
-    reason = (entry.get("not_measured") or {}).get(name)
-    return f"not measured: {reason}" if reason else "not measured"
-
-
-def generator(results: Results) -> Section:
-    """How late requests were sent."""
-    late = [turn for turn in results.turns if turn.invalid]
-    told = (
-        f"In {len(late)} of {len(results.turns)} turns the load was not the planned one: their figures say as much of the "
-        "generator as of the service."
-        if late
-        else "No turn was marked invalid for requests that were sent too late."
-    )
-    return Section("Was the load generator on time?", [told], tables=[
-        by_side(results, "From when a request was due until it was sent", [
-            ("median lag", lambda side: quantity("_ms", side.percentile_ms(Stage.LAG, 50))),
-            ("p99 lag", lambda side: quantity("_ms", side.percentile_ms(Stage.LAG, 99))),
-            ("longest lag", lambda side: quantity("_ms", side.percentile_ms(Stage.LAG, 100))),
-        ]),
-    ])  # fmt: skip
-
-
-def requests(results: Results) -> Section:
-    whole = merged(results.turns)
-    failures = [
-        (reason, lambda side, reason=reason: f"{side.failures[reason]:,}") for reason, _ in whole.failures.most_common()
-    ]
-    statuses = [
-        (f"status {name}" if name != "none" else "no status", lambda side, name=name: f"{side.statuses[name]:,}")
-        for name in sorted(whole.statuses)
-    ]
-    counts = by_side(results, "Requests", [
-        ("answered", lambda side: f"{side.answered:,}"),
-        ("failed", lambda side: f"{side.failed:,} ({share(side.failure_rate)})"),
-        *statuses,
-        ("megabytes sent", lambda side: number(side.sent_bytes / 1e6)),
-        ("megabytes received", lambda side: number(side.received_bytes / 1e6)),
-    ])  # fmt: skip
-    told = [] if failures else ["No request failed."]
-    return Section(
-        "Requests and failures", told, tables=[counts, *([by_side(results, "Failures", failures)] if failures else [])]
-    )
-
-
-def by_side(results: Results, caption: str, lines: Sequence[tuple[str, Callable[[Recording], str]]]) -> Table:
-    recordings = {side: merged(turns_of(results, side)) for side in sides(results)}
-    rows = [[said, *(tell(recording) for recording in recordings.values())] for said, tell in lines]
-    return Table(caption, ["", *names(results).values()], rows, "l" + "r" * len(recordings))

@@ -11,7 +11,8 @@ LONGEST_LIST = 8
 
 
 def section(conditions: Mapping[str, Any]) -> Section:
-    rows = [[name, value] for name, value in lines(conditions)]
+    ordered = sorted(conditions.items(), key=lambda item: item[0] == "targets")  # the longest of them last
+    rows = [[name, value] for name, value in lines(dict(ordered))]
     return Section(
         "Conditions", tables=[Table("All that was held fixed", ["condition", "value"], rows, "ll")], folded=True
     )

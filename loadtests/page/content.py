@@ -27,7 +27,7 @@ class Banner:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The first cell of a row heads it. `align` has a letter for each column, l or r; `marked` is the row that counts."""
+    """The first cell of a row heads it. `align` has l or r for each column; `marked` is the row that counts."""
 
     caption: str
     head: Sequence[str]

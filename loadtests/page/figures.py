@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +10,20 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from loadtests.findings import Capacity, Comparison, Difference, Interval, Probe
-from loadtests.page.numbers import NOTHING, change, change_unit, label, number, percent_of_change, quantity, unit
+from loadtests.findings import Capacity, Comparison, Difference, Probe
+from loadtests.page.numbers import (
+    bound,
+    change,
+    change_unit,
+    is_ratio,
+    label,
+    number,
+    percent_of_change,
+    quantity,
+    unit,
+)
 from loadtests.page.reading import by_round, merged, names, sides, turns_of
 from loadtests.page.svg import WIDTH_IN, Colour, Picture, picture, styled
 from loadtests.recording import Recording, Stage
@@ -21,7 +32,7 @@ from loadtests.results import Results, Side
 TICKS = (50.0, 90.0, 99.0, 99.9, 99.99)
 SERIES = ((Colour.A, "-", "o"), (Colour.B, "--", "s"), (Colour.C, "-.", "^"), (Colour.D, ":", "D"))
 LONGEST_NAME = 34
-BANDS = ((Stage.QUEUE, "////"), (Stage.DECODE, "...."), (Stage.INFER, ""), (None, "xxxx"))
+BANDS = ((Stage.QUEUE, "//"), (Stage.DECODE, "\\\\"), (Stage.INFER, ""), (None, "xx"))
 
 
 def change_picture(results: Results, comparison: Comparison, primary: Difference) -> Picture | None:
@@ -53,6 +64,7 @@ def change_picture(results: Results, comparison: Comparison, primary: Difference
                 textcoords="offset points",
                 ha="center",
                 color=Colour.INK,
+                bbox={"facecolor": Colour.SURFACE, "edgecolor": "none", "pad": 1},
             )
         axes.axvline(0, color=Colour.MUTED, linewidth=1)
         axes.set_yticks(range(len(rows)), [shortened(text) for text, _, _ in rows])
@@ -80,11 +92,10 @@ def percentiles_picture(results: Results) -> Picture | None:
             answered = recording.answered
             farthest = min(max(100 * (1 - 1 / answered), 60.0), TICKS[-1])
             axis = 100 - np.geomspace(60, 100 - farthest, 160)
-            latencies = [recording.percentile_ms(Stage.TOTAL, float(each)) or math.nan for each in axis]
             marked = [each for each in TICKS if each <= farthest]
-            axes.plot(nines(axis), latencies, line, color=colour)
-            points = [recording.percentile_ms(Stage.TOTAL, each) or math.nan for each in marked]
-            axes.plot(nines(marked), points, marker, color=colour, markersize=6)
+            microseconds = recording.histograms[Stage.TOTAL].get_percentile_to_value_dict([*axis, *marked])
+            axes.plot(nines(axis), [microseconds[each] / 1e3 for each in axis], line, color=colour)
+            axes.plot(nines(marked), [microseconds[each] / 1e3 for each in marked], marker, color=colour, markersize=6)
             axes.plot([], [], line, marker=marker, color=colour, label=shortened(known[side]))
         axes.set_xticks(nines(TICKS), [f"{each:g}" for each in TICKS])
         axes.set(xlabel="percentile of requests", ylabel="latency, ms", yscale="log")
@@ -113,7 +124,7 @@ def distribution_picture(results: Results) -> Picture | None:
         plain_log(axes)
         keyed(axes, len(found))
         said = "Shares of requests by latency. " + "; ".join(
-            f"{known[side]}: half of {recording.answered:,} within {number(recording.percentile_ms(Stage.TOTAL, 50))} ms"
+            f"{known[side]}: half within {number(recording.percentile_ms(Stage.TOTAL, 50))} ms"
             for side, recording in found.items()
         )
         return picture(figure, "distribution", "Distribution of latency", said)
@@ -146,6 +157,34 @@ def rounds_picture(results: Results, metric: str) -> Picture | None:
             for side, values in found.items()
         )
         return picture(figure, "rounds", f"{label(metric).capitalize()} by round", said)
+
+
+def changes_picture(results: Results, metric: str) -> Picture | None:
+    """What is judged: B against A in each round."""
+    if len(sides(results)) < 2:
+        return None
+    first, second = (by_round(results, side, metric) for side in Side)
+    changes = {
+        number + 1: percent_of_change(
+            metric, second[number] / first[number] if is_ratio(metric) else second[number] - first[number]
+        )
+        for number in first.keys() & second.keys()
+        if first[number] or not is_ratio(metric)
+    }
+    if not changes:
+        return None
+    known = names(results)
+    with styled():
+        figure, axes = half()
+        axes.axhline(0, color=Colour.MUTED, linewidth=1)
+        axes.vlines(list(changes), 0, list(changes.values()), color=Colour.B, linewidth=1.2, alpha=0.6)
+        axes.plot(list(changes), list(changes.values()), "s", color=Colour.B, markersize=5)
+        axes.set(xlabel="round", ylabel=f"change, {change_unit(metric)}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.margins(y=0.12)
+        less, title = sum(each < 0 for each in changes.values()), f"Change of {label(metric)} by round"
+        said = f"{known[Side.B]} against {known[Side.A]}: lower in {less} of {len(changes)} rounds"
+        return picture(figure, "changes", title, said)
 
 
 def stages_of(recording: Recording) -> dict[str, float] | None:
@@ -190,7 +229,7 @@ def stages_picture(results: Results) -> Picture | None:
             f"{known[side]}: " + ", ".join(f"{band} {number(each)} ms" for band, each in stages.items())
             for side, stages in found.items()
         )
-        return picture(figure, "stages", "Where the time goes", said)
+        return picture(figure, "stages", "Medians of the stages", said)
 
 
 def capacity_picture(capacities: Sequence[Capacity]) -> Picture | None:
@@ -212,24 +251,25 @@ def capacity_picture(capacities: Sequence[Capacity]) -> Picture | None:
                     inside = colour if probe.holds else Colour.SURFACE
                     axes.plot(probe.rate_rps, height, marker, color=colour, markerfacecolor=inside, markersize=6)
             axes.plot([], [], "-", marker=marker, color=colour, label=f"{shortened(capacity.variant, 24)}, p99")
-            axes.plot([], [], ":", marker=marker, color=colour, label=f"{shortened(capacity.variant, 24)}, p50")
             if capacity.rate_rps is not None:
                 axes.axvline(capacity.rate_rps, color=colour, linewidth=1.2, linestyle=(0, (6, 2)))
-                axes.annotate(
-                    f"{number(capacity.rate_rps)} req/s", (capacity.rate_rps, 0.02 + 0.08 * place), (-5, 0),
-                    xycoords=("data", "axes fraction"), textcoords="offset points", ha="right", color=Colour.INK,
-                )  # fmt: skip
         for objective in sorted({capacity.slo_p99_ms for capacity in capacities}):
             axes.axhline(objective, color=Colour.INK, linewidth=1.2, linestyle="--")
             axes.annotate(
-                f"objective: p99 {number(objective)} ms", (0.01, objective), (0, 4),
+                f"objective: p99 {bound('_ms', objective)}", (0.01, objective), (0, 4),
                 xycoords=("axes fraction", "data"), textcoords="offset points", color=Colour.INK,
             )  # fmt: skip
         axes.set(xlabel="offered rate, req/s (hollow: did not hold)", ylabel="latency, ms", yscale="log")
         plain_log(axes)
-        keyed(axes, 2)
+        for _, (colour, _, marker) in zip(capacities, itertools.cycle(SERIES), strict=False):
+            axes.plot([], [], ":", marker=marker, color=colour, label="p50")
+        for capacity, (colour, _, _) in zip(capacities, itertools.cycle(SERIES), strict=False):
+            axes.plot(
+                [], [], color=colour, linewidth=1.2, linestyle=(0, (6, 2)), label=quantity("_rps", capacity.rate_rps)
+            )
+        keyed(axes, 3)
         said = "; ".join(
-            f"{capacity.variant}: p99 within {number(capacity.slo_p99_ms)} ms up to "
+            f"{capacity.variant}: p99 within {bound('_ms', capacity.slo_p99_ms)} up to "
             f"{quantity('rate_rps', capacity.rate_rps) if capacity.rate_rps else 'no rate that was tried'}"
             for capacity in capacities
         )
@@ -282,7 +322,7 @@ def plain_log(axes: Axes) -> None:
         if axis.get_scale() == "log":
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+            axis.set_minor_locator(NullLocator())
 
 
 def spoken(recording: Recording) -> str:

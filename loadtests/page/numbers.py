@@ -31,31 +31,37 @@ def number(value: float | None) -> str:
     if value is None:
         return NOTHING
     size = abs(value)
-    decimals = 0 if size >= 100 or value == int_or_none(value) else 1 if size >= 10 else 2 if size >= 1 else 3
+    decimals = 0 if size >= 100 or size == 0 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{decimals}f}"
 
 
-def int_or_none(value: float) -> int | None:
-    return int(value) if abs(value) < 1e15 else None
-
-
-def share(value: float | None) -> str:
-    return NOTHING if value is None else f"{number(100 * value)} %"
-
-
 def quantity(name: str, value: float | None) -> str:
-    """With its unit; rates and accuracies are shares of 1."""
-    if value is None:
-        return NOTHING
-    if found := unit(name):
-        return f"{number(value)} {found}"
-    return share(value) if name == "failure_rate" or "accuracy" in name else number(value)
+    """What was measured, with its unit; rates and accuracies are shares of 1."""
+    return NOTHING if value is None else with_unit(name, number(scaled(name, value)))
+
+
+def bound(name: str, value: float) -> str:
+    """What somebody set, as it was set."""
+    return with_unit(name, f"{scaled(name, value):g}")
 
 
 def interval(name: str, found: Interval | None) -> str:
     if found is None:
         return NOTHING
-    return f"{quantity(name, found.estimate)} [{quantity(name, found.low)}, {quantity(name, found.high)}]"
+    low, high = (number(scaled(name, each)) for each in (found.low, found.high))
+    return f"{quantity(name, found.estimate)} [{low}, {high}]"
+
+
+def scaled(name: str, value: float) -> float:
+    return 100 * value if is_share(name) else value
+
+
+def with_unit(name: str, shown: str) -> str:
+    return f"{shown} {'%' if is_share(name) else unit(name)}".rstrip()
+
+
+def is_share(name: str) -> bool:
+    return not unit(name) and (name == "failure_rate" or "accuracy" in name)
 
 
 def is_ratio(metric: str) -> bool:

@@ -54,5 +54,5 @@ def escaped(value: object) -> str:
     """A text that Markdown shows as it is, on one line."""
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|~]|^#)", r"\\\1", text)
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ class Colour(StrEnum):
 
 
 NAMES = ("ink", "muted", "line", "surface", "series-a", "series-b", "series-c", "series-d")
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "loadtests",
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that sizes are the same everywhere

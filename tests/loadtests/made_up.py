@@ -47,12 +47,13 @@ def results(rounds: int = 20, requests: int = 120, **conditions: Any) -> Results
     """B infers 8 % faster; the machine drifts."""
     generator = np.random.default_rng(7)
     turns = [
-        Turn(number, place, side, 1.0, recording(
-            generator, (1.0 if side is Side.A else 0.92) * (1 + 0.01 * number), requests, int(side is Side.B and place == 1)
-        ))
+        Turn(
+            number, place, side, 1.0, recording(generator, scale, requests, failing=int(side is Side.B and place == 1))
+        )
         for number in range(rounds)
         for place, side in enumerate(ORDERS[number % 2])
-    ]  # fmt: skip
+        for scale in [(1.0 if side is Side.A else 0.92) * (1 + 0.01 * number)]
+    ]
     return Results(known(**conditions), turns)
 
 
@@ -95,12 +96,13 @@ def served(name: str) -> dict[str, Any]:
 
 def comparison(verdict: Verdict | None = None) -> Comparison:
     near = Interval(1.001, 0.993, 1.009)
+    none = "no difference shown"
     found = [
         Difference("p50_ms", 9.41, 8.98, Interval(0.954, 0.947, 0.961), near, "lower"),
-        Difference("p90_ms", 12.9, 12.6, Interval(0.972, 0.941, 1.004), Interval(0.998, 0.975, 1.022), "no difference shown"),
-        Difference("p99_ms", 22.4, 21.9, Interval(0.981, 0.861, 1.113), Interval(1.01, 0.92, 1.11), "no difference shown"),
+        Difference("p90_ms", 12.9, 12.6, Interval(0.972, 0.941, 1.004), Interval(0.998, 0.975, 1.022), none),
+        Difference("p99_ms", 22.4, 21.9, Interval(0.981, 0.861, 1.113), Interval(1.01, 0.92, 1.11), none),
         Difference("p999_ms", 58.1, None, None, None, "too little was answered"),
-        Difference("throughput_rps", 240.0, 239.5, Interval(0.998, 0.996, 1.0), Interval(1.0, 0.998, 1.002), "no difference shown"),
+        Difference("throughput_rps", 240.0, 239.5, Interval(0.998, 0.996, 1.0), Interval(1.0, 0.998, 1.002), none),
         Difference("failure_rate", 0.0, 0.0042, Interval(0.0042, 0.0017, 0.0071), Interval(0.0, 0.0, 0.0), "higher"),
     ]  # fmt: skip
     return Comparison(0.99, "p50_ms", 20, found, verdict)
@@ -108,8 +110,8 @@ def comparison(verdict: Verdict | None = None) -> Comparison:
 
 def verdict(decision: Decision = Decision.DO_NOT_SHIP) -> Verdict:
     gates = [
-        Gate("p99_ms", 50.0, Interval(21.9, 19.8, 24.6), Outcome.HOLDS, "p99 is 21.9 ms, all of its interval below 50 ms"),
-        Gate("failure_rate", 0.001, Interval(0.0042, 0.0017, 0.0071), Outcome.FAILS, "0.42 % fail, all of the interval above 0.1 %"),
+        Gate("p99_ms", 50.0, Interval(21.9, 19.8, 24.6), Outcome.HOLDS, "p99 is 21.9 ms, its interval below 50 ms"),
+        Gate("failure_rate", 0.001, Interval(0.0042, 0.0017, 0.0071), Outcome.FAILS, "0.42 % fail, over 0.1 %"),
         Gate("min_throughput_rps", 100.0, Interval(239.5, 238.0, 241.0), Outcome.HOLDS, "239.5 req/s were answered"),
         Gate("max_regression_percent", 5.0, Interval(-4.6, -5.3, -3.9), Outcome.HOLDS, "the median is 4.6 % lower"),
         Gate("min_accuracy", 0.9, None, Outcome.UNDECIDED, "the service tells no accuracy of resnet20-preact"),
