@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from loadtests.findings import Comparison, Decision, Interval
-from loadtests.page import as_text, capacity_text, write_capacity, write_report
+from loadtests.page import as_text, capacity_text, served_content, write_capacity, write_report
 from loadtests.page.numbers import bound, change, interval, number
 from loadtests.page.reading import by_round, value
 from loadtests.page.render import escaped
@@ -216,16 +216,15 @@ def test_two_of_one_name_are_told_apart() -> None:
     assert "resnet20 (B) against resnet20 (A)" in as_text(Results(conditions, SHORT.turns), made_up.comparison())
 
 
-def test_what_a_service_does_not_say_is_left_out(tmp_path: Path) -> None:
+def test_what_a_service_does_not_say_is_left_out() -> None:
     """A service of somebody else's knows its own words only."""
     served = {Side.A: {"accuracy": {"top1": 0.5}, "engine": {"accuracy": {"top1": 0.25}}}, Side.B: {"trained": False}}
-    targets = {side: {"host": "http://a", "variant": side, "served": served[side]} for side in Side}
-    page = Elements(
-        write_report(tmp_path, Results({"targets": targets}, SHORT.turns), made_up.comparison()).read_text()
-    )
-    assert "25.00 %" in page.text, "of the engine that answers"
-    assert "50.00 %" not in page.text
-    assert "untrained: its answers mean nothing" in page.text
+    targets = {side: {"variant": side, "served": served[side]} for side in Side}
+    [section] = served_content.sections(Results({"targets": targets}, []))
+    said = {row[0]: row[1:] for table in section.tables for row in table.rows}
+    assert said["accuracy as served"] == ["25.00 %", "not measured"], "of the engine that answers"
+    assert said["weights"] == ["-", "untrained: its answers mean nothing"]
+    assert served_content.sections(Results({}, [])) == []
 
 
 def test_a_capacity_that_was_not_reached_is_no_number(tmp_path: Path) -> None:
