@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -101,5 +102,7 @@ def measure(
 
 def expected(done: int, limits: Limits, until: float) -> int:
     """Rounds in all, if the time limit ends them rather than their number: what the remaining time is told by."""
-    left, spent = until - time.monotonic(), limits.seconds - (until - time.monotonic())
-    return min(limits.most, max(done, round(done * (1 + max(left, 0) / spent))))
+    if math.isinf(limits.seconds):
+        return limits.most
+    left = max(until - time.monotonic(), 0.0)
+    return min(limits.most, max(done, round(done * limits.seconds / (limits.seconds - left))))

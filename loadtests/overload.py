@@ -20,11 +20,11 @@ import numpy as np
 from loadtests.command_line import positive
 from loadtests.load import Closed, Load, Open, run_load
 from loadtests.machine import machine
+from loadtests.ratios import as_dict, median_over
 from loadtests.recording import Outcome
 from loadtests.results import Target
 from loadtests.scenario import Payload
 from loadtests.schedule import read_schedule
-from loadtests.ratios import as_dict, median_over
 
 GRACE_S = 1.0  # beyond a request's own deadline, before its client calls it unanswered
 GENTLE = 0.5  # of the capacity: the load before and after

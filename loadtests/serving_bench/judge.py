@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loadtests.ratios import FEWEST_ROUNDS, Ratio, median_over
 from loadtests.serving_bench.plan import PEERS, Cell, Lane
 from loadtests.serving_bench.turns import Turn
-from loadtests.ratios import FEWEST_ROUNDS, Ratio, median_over
 
 MOST_FAILURES = 0.01  # of all requests of a lane; beyond, the answered ones do not stand for the rest
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from loadtests.ratios import as_dict
 from loadtests.serving_bench.judge import Figure, cpu, failure_rates, judge, medians, ours_over, p99, throughput
 from loadtests.serving_bench.plan import Cell, Lane
 from loadtests.serving_bench.turns import Turn
-from loadtests.ratios import as_dict
 
 FIGURES: dict[str, Figure] = {
     "throughput_rps": throughput,

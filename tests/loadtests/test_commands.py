@@ -169,7 +169,7 @@ def test_ctrl_c_keeps_what_was_measured(
 
 def test_a_capacity_is_searched_drawn_and_joined_to_a_report(slower_b: LocalService, tmp_path: Path) -> None:
     """With an objective that no rate can hold: the search ends soon."""
-    arguments = ["--slo-p99-ms", "1", "--first-rate", "400", "--probe-seconds", "0.1", "--max-lag-ms", "10000"]
+    arguments = ["--slo-p99-ms", "1", "--first-rate", "4000", "--probe-seconds", "0.1", "--max-lag-ms", "10000"]
     done = loadtests("capacity", "a", "--host", slower_b.url, *arguments, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     (found,) = json.loads((tmp_path / "capacity.json").read_text())["capacities"]
