@@ -9,7 +9,7 @@ VARIANTS ?= resnet20-postact resnet20-preact
 DATA ?= ../shared/data/cifar10
 export BENTOML_DO_NOT_TRACK = True
 
-.PHONY: help demo test fuzz check fix train export serve loadtest build bench bench-serving wheelhouse gpu-check lock clean
+.PHONY: help demo test fuzz check fix train export serve loadtest build bench bench-serving bench-loadtests wheelhouse gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -63,7 +63,6 @@ build: export ## pack the service and the models that bentofile.yaml names into 
 	$(BIN)/bentoml build
 bench: export ## measure this machine; figures go to build/bench
 	$(BIN)/python -m loadtests startup
-	$(BIN)/python -m loadtests.generator_bench
 	$(BIN)/python -m export bench
 # Other serving frameworks pin what ours does not need: they get an environment of their own, about 310 MB.
 $(PEERS)/ready: requirements/bench-peers.txt
@@ -73,6 +72,9 @@ $(PEERS)/ready: requirements/bench-peers.txt
 	@touch $@
 bench-serving: $(VENV)/demo $(PEERS)/ready ## compare the service with other frameworks, a bare server and none; needs wrk
 	$(BIN)/python -m loadtests.serving_bench $(BENCH_OPTIONS)
+bench-loadtests: $(VENV)/demo ## hold the load tests to answers that are known, and their generator to Locust's; 45 minutes
+	$(BIN)/python -m loadtests.generator_bench
+	$(BIN)/python -m loadtests.trust_bench
 WHEELS ?= wheelhouse
 WHEELS_PYTHON ?= 3.12
 wheelhouse: $(VENV)/dev ## collect wheels for a GPU machine without network, Python WHEELS_PYTHON, in WHEELS

@@ -23,7 +23,7 @@ def main() -> None:
         print(f"ready in {service.ready_s:.1f} s")
         for variant in VARIANTS:
             classify(service.url, variant)
-        python("-m", "loadtests", "compare", *VARIANTS, "--host", service.url)
+        python("-m", "loadtests", "compare", *VARIANTS, "--max-seconds", "90", "--host", service.url)
 
 
 def python(*arguments: str) -> str:

@@ -51,7 +51,7 @@ def compare(turns: Sequence[Turn], primary: str = PRIMARY, level: float = LEVEL)
     """
     rounds = rounds_of(turns)
     differences = [difference(metric, rounds, level) for metric in METRICS]
-    return Comparison(level, primary, len(rounds), differences, None)
+    return Comparison(level, primary, len(rounds) if rounds.b else len(rounds.a), differences, None)
 
 
 def rounds_of(turns: Sequence[Turn]) -> Rounds:
