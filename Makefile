@@ -26,7 +26,7 @@ $(VENV)/demo: $(VENV)/python
 	$(INSTALL) --group export --group loadtest --group demo
 	@touch $@
 $(VENV)/dev: $(VENV)/python
-	@echo "Downloads about 510 MB, 190 of them a CPU build of torch. Where pip finds none it takes the build for CUDA,"
+	@echo "Downloads about 560 MB, 190 of them a CPU build of torch. Where pip finds none it takes the build for CUDA,"
 	@echo "2.4 GB more: README, 'Platforms and sizes'."
 	$(INSTALL) --group dev
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements/peers.txt
