@@ -1,4 +1,4 @@
-"""Command line of `serving`: make an API key, list the settings.
+"""Command line of `serving`: classify photographs by a running service, make an API key, list the settings.
 
 The service itself is `bentoml serve serving.service:Preflight`.
 """
@@ -8,15 +8,22 @@ from __future__ import annotations
 import argparse
 import sys
 
+from serving import classify_command
 from serving.config import reference
 from serving.keys import Scope, new_key
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if options.command == "settings":
-        print(reference())
-        return 0
+    return int(options.run(options))
+
+
+def settings(_: argparse.Namespace) -> int:
+    print(reference())
+    return 0
+
+
+def key(options: argparse.Namespace) -> int:
     key, line = new_key(options.scope, options.name)
     print(key)
     print(
@@ -27,9 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    commands.add_parser("settings", help="print every environment variable that the service reads")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    classify_command.add(commands)
+    command = commands.add_parser("settings", help="print every environment variable that the service reads")
+    command.set_defaults(run=settings)
     command = commands.add_parser("key", help="make an API key; prints it, and the line that lets it in")
+    command.set_defaults(run=key)
     command.add_argument("--scope", type=Scope, choices=list(Scope), default=Scope.PREDICT, help="default: predict")
     command.add_argument("--name", default="", help="whose it is, without spaces")
     return top

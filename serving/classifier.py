@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from export.artifact import Manifest, read_manifest
 from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
-from serving.answers import Classification, Prediction, Variant, Variants
+from serving.answers import Classification, Variant, Variants
 from serving.batching import Batches
 from serving.config import Batching, Settings
 from serving.errors import RequestError
+from serving.predictions import most_probable
 from serving.routing import routing
 from serving.runners.base import Runner
 from serving.runners.choice import Choice, choose, open_with
@@ -182,15 +183,3 @@ def classified(served: Served, logits: NDArray[np.float32], top_k: int, moments:
             "infer": round(moments.infer_s * 1e3, 3),
         },
     }
-
-
-def most_probable(logits: NDArray[np.float32], labels: tuple[str, ...], top_k: int) -> list[Prediction]:
-    """Softmax in float64; equal logits keep the order of their indices."""
-    exponentials = np.exp(logits - logits.max(), dtype=np.float64)
-    total = exponentials.sum()
-    best = (-logits).argsort(kind="stable")[:top_k]
-    probabilities = (exponentials[best] / total).tolist()
-    return [
-        {"label": labels[index], "index": index, "probability": round(probability, 6)}
-        for index, probability in zip(best.tolist(), probabilities, strict=True)
-    ]

@@ -1,0 +1,124 @@
+"""The client and its command line, against a real service."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loadtests.local_service import LocalService, free_port
+from models.pixels import read_pixels
+from models.spec import CIFAR_PREPROCESSING
+from serving.client import Client, RefusedError, UnreachableError
+from serving.predictions import most_probable
+from tests.conftest import PAIR, ROOT
+
+
+def classify(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving", "classify", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def folder(photographs: Path, tmp_path: Path) -> Path:
+    for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
+        shutil.copy(photographs / name, tmp_path)
+    return tmp_path
+
+
+def test_both_forms_see_the_same(service: LocalService, photographs: Path) -> None:
+    encoded = (photographs / "chelsea.png").read_bytes()
+    with Client(service.url) as client:
+        raw = client.classify(encoded, PAIR[1], top_k=10)["predictions"]
+        pixels = read_pixels(io.BytesIO(encoded), CIFAR_PREPROCESSING)
+        logits = client.infer(np.stack([pixels, 255 - pixels]), PAIR[1])
+        (entry,) = [each for each in client.variants() if each["variant"] == PAIR[1]]
+    assert logits.shape == (2, 10)
+    tensors = most_probable(logits[0], entry["labels"], 10)
+    assert [each["label"] for each in raw] == [each["label"] for each in tensors]
+    assert [each["probability"] for each in raw] == pytest.approx([each["probability"] for each in tensors], abs=2e-6)
+
+
+def test_a_batch_keeps_the_order_and_the_errors(service: LocalService, photographs: Path) -> None:
+    cat = (photographs / "chelsea.png").read_bytes()
+    with Client(service.url) as client:
+        first, second = client.classify_batch([("cat", cat), ("text", b"no image")], top_k=1)
+    assert first["classification"] is not None
+    assert first["classification"]["predictions"][0]["label"] == "cat"
+    assert second["status"] == 400
+    assert second["name"] == "text"
+
+
+def test_a_refusal_says_what_is_accepted(service: LocalService) -> None:
+    with (
+        Client(service.url) as client,
+        pytest.raises(RefusedError, match="404 unknown_variant.*resnet20-preact") as info,
+    ):
+        client.classify(b"anything", "resnet99")
+    assert info.value.status == 404
+
+
+def test_nobody_there_is_told_with_the_next_command() -> None:
+    with Client(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(UnreachableError, match="make serve"):
+        client.variants()
+
+
+def test_a_folder_becomes_a_line_of_json_each(service: LocalService, folder: Path) -> None:
+    done = classify(str(folder), "--url", service.url, "--json", "--top-k", "2", "--variant", PAIR[0])
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(each["image"]).name for each in found] == ["chelsea.png", "coffee.png", "rocket.jpg"]
+    assert found[0]["predictions"][0]["label"] == "cat"
+    assert {each["variant"] for each in found} == {PAIR[0]}
+    assert {len(each["predictions"]) for each in found} == {2}
+
+
+@pytest.mark.parametrize("form", [[], ["--tensors"]])
+def test_one_bad_image_does_not_keep_the_others_from_being_seen(
+    service: LocalService, folder: Path, form: list[str]
+) -> None:
+    bad = folder / "[bold]broken.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
+    done = classify(str(folder), "--url", service.url, "--variant", PAIR[1], *form)
+    assert done.returncode == 1
+    assert "cat" in done.stdout
+    assert "[bold]broken.png" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_exit_status_2_where_nothing_was_classified(service: LocalService, tmp_path: Path) -> None:
+    cases = {
+        "no such file": [str(tmp_path / "cat.png"), "--url", service.url],
+        "no image in this folder": [str(tmp_path), "--url", service.url],
+        "make serve": [str(ROOT / "README.md"), "--url", f"http://127.0.0.1:{free_port()}"],
+        "served there: resnet20-postact": [str(ROOT / "README.md"), "--url", service.url, "--tensors"],
+        "not_an_image": [str(ROOT / "README.md"), "--url", service.url],
+    }
+    for said, arguments in cases.items():
+        done = classify(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFLIGHT_API_KEY", "secret")
+    with Client("http://127.0.0.1:1") as client:
+        assert client.http.headers["authorization"] == "Bearer secret"
+
+
+def test_transparent_pictures_are_seen_alike(service: LocalService) -> None:
+    """Decoding here and there is one function."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 4), dtype=np.uint8), "RGBA").save(file, "PNG")
+    with Client(service.url) as client:
+        raw = client.classify(file.getvalue(), PAIR[0], 1)["predictions"][0]
+        logits = client.infer(read_pixels(io.BytesIO(file.getvalue()), CIFAR_PREPROCESSING)[np.newaxis], PAIR[0])
+    assert raw["index"] == int(logits[0].argmax())
