@@ -29,8 +29,8 @@ from models.spec import Interpolation, Shortcut, SpecError
 from models.weights import CheckpointError
 
 ERRORS = (
-    ArtifactError, CheckpointError, ClassMapsError, DataError, DeviceError, EngineError, FoldError, ParityError, PrecisionError,
-    SpecError, UnavailableError, OSError,
+    ArtifactError, CheckpointError, ClassMapsError, DataError, DeviceError, EngineError, FoldError, ParityError,
+    PrecisionError, SpecError, UnavailableError, OSError,
 )  # fmt: skip
 
 

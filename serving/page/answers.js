@@ -2,7 +2,7 @@
 
 import { element } from "./elements.js";
 import { heatMap } from "./heat_map.js";
-import { classify, explain } from "./service.js";
+import { classify, explain, needsKey } from "./service.js";
 
 const STAGES = ["queue", "decode", "infer"];
 let photographs = 0;
@@ -40,7 +40,7 @@ async function settle({ file, image, verdict, places, columns }) {
       found.push({ variant, answer });
       place.append(...bars(answer, { file, image, place }), latency(answer));
     } catch (refusal) {
-      if (refusal.status === 401) throw refusal;
+      if (needsKey(refusal)) throw refusal;
       found.push({ variant, refusal });
       place.append(explained(refusal));
     }
@@ -60,17 +60,18 @@ function judge(found) {
   const best = found.map(({ variant, answer }) => ({ variant, ...answer.predictions[0] }));
   const labels = new Set(best.map(({ label }) => label));
   if (found.length === 1) return { kind: "agree", text: `${best[0].variant} says ${best[0].label}` };
-  if (labels.size === 1) return { kind: "agree", text: `All ${found.length} variants agree: ${best[0].label}` };
+  const all = found.length === 2 ? "Both" : `All ${found.length}`;
+  if (labels.size === 1) return { kind: "agree", text: `${all} variants agree: ${best[0].label}` };
   return { kind: "differ", text: `They differ: ${best.map(({ variant, label }) => `${variant} says ${label}`).join(", ")}` };
 }
 
 export function explained({ error, message, found, accepted = [] }) {
-  const details = [["Found", found], ["Accepted", accepted.join(", ")]].filter(([, text]) => text);
+  const details = [["Found", found], ["Accepted", accepted.join(", ")]];
   return element(
     "div",
     { className: "refusal" },
     element("p", {}, element("strong", {}, message), error ? ` (${error})` : ""),
-    ...details.map(([name, text]) => element("p", { className: "quiet" }, `${name}: ${text}`)),
+    ...details.filter(([, text]) => text && !message.includes(text)).map(([name, text]) => element("p", { className: "quiet" }, `${name}: ${text}`)),
   );
 }
 
@@ -108,7 +109,8 @@ function bars({ variant, predictions }, { file, image }) {
 
   const look = element("button", { type: "button", className: "look" }, "What did it look at?");
   look.addEventListener("click", () => buttons[0].click());
-  return [element("ol", { className: "bars" }, ...buttons.map((button) => element("li", {}, button))), look, figure];
+  const hint = element("p", { className: "quiet" }, look, " or choose another class above");
+  return [element("ol", { className: "bars" }, ...buttons.map((button) => element("li", {}, button))), hint, figure];
 }
 
 function latency({ timings_ms: timings, round_trip_ms: roundTrip }) {

@@ -24,8 +24,8 @@ export function heatMap(explanation, image) {
     element(
       "figcaption",
       { className: "quiet" },
-      `Where ${variant} finds ${label}: light speaks for it, dark against it. ` +
-        `A class activation map: its mean, ${number(logit)}, is the class's score (logit).`,
+      `Where ${variant} finds ${label}: light speaks most for it, dark least, below 0 against it. ` +
+        `A class activation map over the square that the network sees; its mean, ${number(logit)}, is the score (logit).`,
     ),
   );
 }

@@ -2,7 +2,7 @@
 
 import { element } from "./elements.js";
 import { increases, of, parse, quantile } from "./prometheus.js";
-import { ask } from "./service.js";
+import { ask, needsKey } from "./service.js";
 
 const EVERY_MS = 2000;
 const WINDOW_MS = 30_000;
@@ -21,9 +21,9 @@ export function watch(place) {
       const now = performance.now();
       readings = [...readings.filter(({ at }) => now - at <= WINDOW_MS), { at: now, samples }];
       place.replaceChildren(...panel(readings));
-    } catch ({ status, message }) {
-      const mayNot = status === 401 || status === 403;
-      place.replaceChildren(element("p", { className: "quiet" }, mayNot ? "Needs a key with the scope observe." : message));
+    } catch (refusal) {
+      const mayNot = needsKey(refusal);
+      place.replaceChildren(element("p", { className: "quiet" }, mayNot ? "Needs a key with the scope observe." : refusal.message));
       if (mayNot) return;
     }
     clearTimeout(timer); // another look may have begun meanwhile

@@ -4,7 +4,7 @@ import { answersFor, explained } from "./answers.js";
 import { byId } from "./elements.js";
 import { takeIn } from "./intake.js";
 import { watch } from "./live.js";
-import { useKey, variants } from "./service.js";
+import { needsKey, useKey, variants } from "./service.js";
 
 let known = null; // a promise of the variants, kept once it holds
 let waiting = []; // photographs that a key is missing for
@@ -34,7 +34,7 @@ async function add(files) {
       byId("announcement").textContent = `${file.name}: ${verdict}`;
       live.look();
     } catch (refusal) {
-      if (refusal.status === 401) {
+      if (needsKey(refusal)) {
         waiting.push(file);
         askForKey(refusal);
       } else byId("answers").prepend(explained(refusal));
@@ -62,7 +62,7 @@ byId("key-form").addEventListener("submit", (event) => {
 
 function begin() {
   served().catch((refusal) => {
-    if (refusal.status === 401) askForKey(refusal);
+    if (needsKey(refusal)) askForKey(refusal);
     else byId("served").replaceChildren(explained(refusal));
   });
 }

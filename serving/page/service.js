@@ -14,6 +14,8 @@ export class Refusal extends Error {
   }
 }
 
+export const needsKey = ({ status }) => status === 401 || status === 403;
+
 export async function ask(path, options = {}) {
   const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
   let response;
