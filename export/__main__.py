@@ -13,6 +13,7 @@ from typing import Any
 
 from export.artifact import MAX_BATCH_SIZE, ArtifactError, Precision, Runtime
 from export.bench import main as bench
+from export.class_maps import ClassMapsError
 from export.cuda import DeviceError, UnavailableError
 from export.engine_cache import default_folder
 from export.fold_file import main as fold_file
@@ -28,8 +29,8 @@ from models.spec import Interpolation, Shortcut, SpecError
 from models.weights import CheckpointError
 
 ERRORS = (
-    ArtifactError, CheckpointError, DataError, DeviceError, EngineError, FoldError, ParityError, PrecisionError,
-    SpecError, UnavailableError, OSError,
+    ArtifactError, CheckpointError, ClassMapsError, DataError, DeviceError, EngineError, FoldError, ParityError,
+    PrecisionError, SpecError, UnavailableError, OSError,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from models.atomic_file import write_atomically
 from models.spec import ModelSpec, Preprocessing
 
 MANIFEST, GRAPH_FILE, ENGINE_FILE = "manifest.json", "model.onnx", "model.engine"
+CLASS_MAPS_FILE = "explain.onnx"
 MAX_BATCH_SIZE = 64  # where an export names none
 DIGEST_LENGTH = 16  # hexadecimal digits of the manifest's sha256 in a version
 Dimension = int | Literal["batch"]
@@ -132,7 +133,9 @@ class Manifest(Strict):
     checkpoint says of itself, `fp32_accuracy` what the graph scored before its precision was lowered. `not_measured`
     gives the reason for every measurement that is null, and for those alone. `folding` is null where it was switched
     off, `quantization` but for int8, `engine` but for TensorRT. `given` are the export's options that nothing else here
-    tells, with FILE and FOLDER for what only its maker has.
+    tells, with FILE and FOLDER for what only its maker has. `class_maps` is the output of a second graph, in
+    `CLASS_MAPS_FILE`: the first, in its precision, with maps [classes, h, w] for logits, their means over h and w; null
+    in artifacts from before there were any.
     """
 
     schema_version: Literal[1] = 1
@@ -143,6 +146,7 @@ class Manifest(Strict):
     labels: tuple[str, ...]
     input: TensorSpec
     output: TensorSpec
+    class_maps: TensorSpec | None = None
     precision: Precision
     runtime: Runtime
     opset: int
@@ -172,10 +176,12 @@ class Manifest(Strict):
         if (self.precision is Precision.INT8) != (self.quantization is not None):
             raise ValueError(f"the precision is {self.precision}, quantization is {self.quantization}")
         flavour = self.engine.flavour if self.engine is not None else Runtime.ONNXRUNTIME
-        expected = {GRAPH_FILE} if self.engine is None else {GRAPH_FILE, ENGINE_FILE}
+        beside = {ENGINE_FILE: self.engine, CLASS_MAPS_FILE: self.class_maps}
+        expected = {GRAPH_FILE, *(name for name, described in beside.items() if described is not None)}
         if self.runtime is not flavour or self.files.keys() != expected:
             raise ValueError(
-                f"the runtime is {self.runtime}, the engine of {flavour}, the files are {list(self.files)}"
+                f"the runtime is {self.runtime}, the engine of {flavour}, the files are {list(self.files)}, "
+                f"expected {sorted(expected)}"
             )
         if self.engine is not None and self.engine.onnx_sha256 != self.files[GRAPH_FILE]:
             raise ValueError(f"the engine is of a graph with sha256 {self.engine.onnx_sha256}, not of {GRAPH_FILE}")

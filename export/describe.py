@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from export.artifact import (
+    CLASS_MAPS_FILE,
     ENGINE_FILE,
     GRAPH_FILE,
     Accuracy,
@@ -40,9 +41,15 @@ class Measured:
 
 
 def describe(
-    source: Source, folder: Path, precision: Precision, max_batch_size: int, measured: Measured, given: tuple[str, ...]
+    source: Source,
+    folder: Path,
+    precision: Precision,
+    max_batch_size: int,
+    class_maps: TensorSpec,
+    measured: Measured,
+    given: tuple[str, ...],
 ) -> Manifest:
-    """The manifest of a graph, before an engine is made of it."""
+    """The manifest of a graph and that of its class maps, before an engine is made of it."""
     spec, crop = source.spec, source.spec.preprocessing.crop
     commit, no_commit = current_commit()
     trained = source.checkpoint is not None
@@ -66,11 +73,12 @@ def describe(
         labels=source.labels,
         input=TensorSpec(name=INPUT, dtype="uint8", shape=("batch", crop, crop, 3)),
         output=TensorSpec(name=OUTPUT, dtype="float32", shape=("batch", spec.num_classes)),
+        class_maps=class_maps,
         precision=precision,
         runtime=Runtime.ONNXRUNTIME,
         opset=OPSET,
         max_batch_size=max_batch_size,
-        files={GRAPH_FILE: file_sha256(folder / GRAPH_FILE)},
+        files={name: file_sha256(folder / name) for name in (GRAPH_FILE, CLASS_MAPS_FILE)},
         checkpoint_sha256=source.checkpoint_sha256,
         preprocessing_sha256=preprocessing_sha256(spec.preprocessing),
         training_accuracy=source.training_accuracy,
@@ -85,7 +93,7 @@ def with_engine(manifest: Manifest, folder: Path, engine: Engine) -> Manifest:
     """The manifest of a graph that an engine lies beside; the engine's flavour is the runtime then."""
     fields = dict(manifest) | {
         "runtime": engine.flavour,
-        "files": {name: file_sha256(folder / name) for name in (GRAPH_FILE, ENGINE_FILE)},
+        "files": manifest.files | {ENGINE_FILE: file_sha256(folder / ENGINE_FILE)},
         "engine": engine,
     }
     return Manifest(**fields)

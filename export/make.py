@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from export.artifact import (
+    CLASS_MAPS_FILE,
     ENGINE_FILE,
     GRAPH_FILE,
     Accuracy,
@@ -23,6 +24,7 @@ from export.artifact import (
     write_manifest,
 )
 from export.calibration import Calibration, calibration_of
+from export.class_maps import add_class_maps
 from export.cuda import Cuda, UnavailableError
 from export.describe import Measured, describe, with_engine
 from export.engine_cache import EngineCache
@@ -34,7 +36,16 @@ from export.progress import progress
 from export.quantize import MadeFor, quantize
 from export.to_engine import profile_for, rebuild_with, to_engine
 from export.to_fp16 import to_fp16
-from export.verify import MOST_POINTS_LOST, Run, compare, measure_accuracy, open_graph, refuse_loss
+from export.verify import (
+    BATCH_SIZE,
+    MOST_POINTS_LOST,
+    Run,
+    compare,
+    measure_accuracy,
+    open_graph,
+    open_maps,
+    refuse_loss,
+)
 
 FLOAT_FILE = "float.onnx"
 
@@ -68,8 +79,11 @@ def make(job: Job, converted: onnx.ModelProto, precision: Precision, scratch: Pa
     onnx.save(model, folder / GRAPH_FILE)
     say(f"{job.variant}: verifying against torch")
     parity, accuracy = verified(job, open_graph(folder / GRAPH_FILE), precision, fp32_accuracy)
+    class_maps = add_class_maps(folder)
+    described = f"the first of {job.images_are}, by the means of class maps"
+    compare(job.source.graph, open_maps(folder / CLASS_MAPS_FILE), job.images[:BATCH_SIZE], described, precision)
     measured = Measured(folding, quantization, fp32_accuracy, parity, accuracy)
-    manifest = describe(job.source, folder, precision, job.settings.max_batch_size, measured, job.given)
+    manifest = describe(job.source, folder, precision, job.settings.max_batch_size, class_maps, measured, job.given)
     if job.settings.runtime is not Runtime.ONNXRUNTIME:
         manifest = add_engine(job, folder, manifest)
     write_manifest(folder, manifest)

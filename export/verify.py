@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.artifact import Accuracy, Parity, Precision
+from export.class_maps import CLASS_MAPS
 from export.graph_session import on_cpu
 from export.images import Pixels
 from export.progress import progress
@@ -31,15 +32,21 @@ class ParityError(ValueError):
     """What was exported does not compute what the network computes."""
 
 
-def open_graph(path: Path) -> Run:
+def open_graph(path: Path, output: str = OUTPUT) -> Run:
     """A graph, run by ONNX Runtime on the CPU."""
     session = on_cpu(path)
 
     def run(images: Pixels) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})[0]
-        return logits
+        found: NDArray[np.float32] = session.run([output], {INPUT: np.ascontiguousarray(images)})[0]
+        return found
 
     return run
+
+
+def open_maps(path: Path) -> Run:
+    """A graph of class maps, as one of logits: their means over all positions."""
+    maps = open_graph(path, CLASS_MAPS)
+    return lambda images: maps(images).mean((2, 3))
 
 
 def compare(graph: ServedGraph, run: Run, images: Pixels, description: str, precision: Precision) -> Parity:

@@ -38,6 +38,28 @@ class Classification(TypedDict):
     timings_ms: Timings
 
 
+class Explanation(TypedDict):
+    """A class activation map: what each part of an image speaks for a class, as far as the network is concerned."""
+
+    variant: str
+    version: str
+    trained: Annotated[bool, Field(description="false: random weights, the map means nothing")]
+    index: Annotated[int, Field(description="of the class: the one asked for, or the most probable")]
+    label: str
+    logit: Annotated[
+        float, Field(description="the mean of `map`; for fp32 what the variant answers, for int8 before it is rounded")
+    ]
+    map: Annotated[
+        list[list[float]],
+        Field(description="rows from top to bottom, over the square in the middle that the network sees; in logits"),
+    ]
+    minimum: Annotated[float, Field(description="of `map`")]
+    maximum: Annotated[float, Field(description="of `map`")]
+    crop: Annotated[float, Field(description="side of that square, as a share of the upright image's shorter side")]
+    predictions: Annotated[list[Prediction], Field(description="most probable first")]
+    timings_ms: Timings
+
+
 class BatchItem(TypedDict):
     """One image of a batch, in the order they were sent: a classification, or what was wrong."""
 

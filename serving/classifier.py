@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 
 from export.artifact import Manifest, read_manifest
 from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
-from serving.answers import Classification, Variant, Variants
+from serving.answers import Classification, Explanation, Variant, Variants
 from serving.batching import Batches
 from serving.config import Batching, Settings
 from serving.errors import RequestError
+from serving.explainer import Explainer, explained
 from serving.predictions import most_probable
 from serving.routing import routing
 from serving.runners.base import Runner
@@ -39,6 +41,7 @@ class Served:
     runner: Runner
     choice: Choice
     lane: Lane
+    explainer: Explainer
 
 
 class Classifier:
@@ -73,7 +76,8 @@ class Classifier:
             logger.warning("%s: the engine was never compared with its network: %s", tag, runner.engine.not_measured)
         lane = self.lane(runner, manifest)
         self.stack.callback(lane.close)
-        return Served(version, manifest, runner, choice, lane)
+        explainer = Explainer(folder, manifest, self.settings.intra_op_threads, self.threads)
+        return Served(version, manifest, runner, choice, lane, explainer)
 
     @property
     def fault(self) -> str | None:
@@ -110,13 +114,23 @@ class Classifier:
     ) -> Work[Classification]:
         """An encoded image -> its `top_k` most probable classes."""
 
-        def read() -> NDArray[np.uint8]:
-            return self.decode(encoded, served.manifest)[np.newaxis]
-
         def write(logits: NDArray[np.float32], moments: Moments) -> Classification:
             return classified(served, logits[0], top_k, moments)
 
-        return Work(read, write, moments, deadline)
+        return Work(self.reader(encoded, served.manifest), write, moments, deadline)
+
+    def explanation(
+        self, encoded: bytes, served: Served, index: int | None, top_k: int, moments: Moments, deadline: float
+    ) -> Work[Explanation]:
+        """An encoded image -> the activation map of a class, of the most probable where `index` is None."""
+
+        def write(maps: NDArray[np.float32], moments: Moments) -> Explanation:
+            return explained(served.manifest, served.version, maps[0], index, top_k, moments)
+
+        return Work(self.reader(encoded, served.manifest), write, moments, deadline)
+
+    def reader(self, encoded: bytes, manifest: Manifest) -> Callable[[], NDArray[np.uint8]]:
+        return lambda: self.decode(encoded, manifest)[np.newaxis]
 
     def decode(self, encoded: bytes, manifest: Manifest) -> NDArray[np.uint8]:
         try:
@@ -177,9 +191,5 @@ def classified(served: Served, logits: NDArray[np.float32], top_k: int, moments:
         "version": served.version,
         "trained": served.manifest.trained,
         "predictions": most_probable(logits, served.manifest.labels, top_k),
-        "timings_ms": {
-            "queue": round(moments.queue_s * 1e3, 3),
-            "decode": round(moments.decode_s * 1e3, 3),
-            "infer": round(moments.infer_s * 1e3, 3),
-        },
+        "timings_ms": moments.timings_ms(),
     }

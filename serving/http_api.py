@@ -14,12 +14,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.answers import BatchAnswer, BatchItem, Classification
@@ -36,11 +35,12 @@ from serving.metrics import metrics
 from serving.openapi import document
 from serving.opened import Opened
 from serving.routing import CLIENT_HEADER
+from serving.static_files import INDEX, read_page
 from serving.work import Moments
 
 logger = logging.getLogger("bentoml.serve")
 
-INDEX = Path(__file__).with_name("index.html")
+PAGE = "/ui"
 TOP_K = 5
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 BENTOML_PATHS = {"/livez": None, "/healthz": None, "/readyz": None, "/metrics": KeyScope.OBSERVE}
@@ -56,10 +56,14 @@ class HttpApi:
         self.app = app
         self.opened = opened
         self.protocol = InferenceProtocol(opened)
+        self.files = read_page()
         self.routes: dict[str, tuple[str, Handler, KeyScope | None]] = {
-            "/": ("GET", self.index, None),
+            "/": ("GET", self.page, None),
+            PAGE: ("GET", self.page, None),
+            **{f"{PAGE}/{name}": ("GET", file, None) for name, file in self.files.items()},
             "/classify": ("POST", self.classify, KeyScope.PREDICT),
             "/classify/batch": ("POST", self.classify_batch, KeyScope.PREDICT),
+            "/explain": ("POST", self.explain, KeyScope.PREDICT),
             "/variants": ("GET", self.variants, KeyScope.OBSERVE),
             "/docs.json": ("GET", self.openapi, KeyScope.OBSERVE),
         }
@@ -91,6 +95,8 @@ class HttpApi:
 
     def name(self, path: str) -> str:
         """Of a path, in metrics: there is no end of paths that people make up."""
+        if path.startswith(f"{PAGE}/"):
+            return PAGE
         return path if path in self.routes else "/v2" if is_v2(path) else "other"
 
     async def respond(self, call: Call, path: str) -> Response | None:
@@ -161,8 +167,11 @@ class HttpApi:
         finally:
             call.timer = None  # it knows the task, whose context knows the call: a circle, for the collector to find
 
-    async def index(self, _: Call) -> Response:
-        return Response(INDEX.read_bytes(), media_type="text/html")
+    async def page(self, call: Call) -> Response:
+        """Its address ends in a slash: what it refers to is found below it, also behind a proxy's prefix."""
+        if call.path.startswith(PAGE) and call.path.endswith("/"):
+            return await self.files[INDEX](call)
+        return RedirectResponse("ui/")
 
     async def variants(self, _: Call) -> Response:
         return as_json(self.opened.ready().variants().model_dump_json())
@@ -175,6 +184,18 @@ class HttpApi:
         begun = time.perf_counter()
         encoded = await self.opened.receive(call, read_image(call, self.opened.settings.max_image_bytes))
         return as_json(to_json(await self.classified(call, asked, encoded, Moments(begun, time.perf_counter()))))
+
+    async def explain(self, call: Call) -> Response:
+        classifier = self.opened.ready()
+        asked = read_parameters(call, classifier, (*PARAMETERS, "class"))
+        asked.served.explainer.refuse_absence()
+        begun = time.perf_counter()
+        encoded = await self.opened.receive(call, read_image(call, self.opened.settings.max_image_bytes))
+        moments = Moments(begun, time.perf_counter())
+        work = classifier.explanation(encoded, asked.served, asked.index, asked.top_k, moments, call.deadline)
+        explanation = await self.opened.run(call.receive, asked.served.explainer.lane, work)
+        metrics().answered(asked.served.manifest.variant, 1, moments.stages_s(time.perf_counter(), "explain"))
+        return as_json(to_json(explanation))
 
     async def classify_batch(self, call: Call) -> Response:
         """Every image on its own: who cannot be classified says so in its place."""
@@ -215,39 +236,47 @@ class HttpApi:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`routed`: the request named no variant, so `served` is the routing's choice."""
+    """`routed`: the request named no variant, so `served` is the routing's choice; `index`: of a class."""
 
     served: Served
     routed: bool
     top_k: int
+    index: int | None
 
 
-def read_parameters(call: Call, classifier: Classifier) -> Asked:
+def read_parameters(call: Call, classifier: Classifier, known: tuple[str, ...] = PARAMETERS) -> Asked:
     query = call.scope["query_string"]
     found = QueryParams(query) if query else {}
-    if unknown := sorted(set(found) - set(PARAMETERS)):
+    if unknown := sorted(set(found) - set(known)):
         raise RequestError(
             HTTPStatus.BAD_REQUEST,
             "unknown_parameter",
             f"unknown query parameters {unknown}",
             found=", ".join(unknown),
-            accepted=list(PARAMETERS),
+            accepted=list(known),
         )
     variant = found.get("variant")
     served = classifier.choose(variant, call.headers.get(CLIENT_HEADER))
     classes = len(served.manifest.labels)
-    top_k = found.get("top_k")
-    if top_k is None:
-        return Asked(served, variant is None, min(TOP_K, classes))
-    if not (top_k.isascii() and top_k.isdecimal() and len(top_k) < 6 and 1 <= int(top_k) <= classes):
+    top_k = whole_number(found, "top_k", 1, classes)
+    index = whole_number(found, "class", 0, classes - 1)
+    return Asked(served, variant is None, min(TOP_K, classes) if top_k is None else top_k, index)
+
+
+def whole_number(parameters: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """None where it is not given."""
+    text = parameters.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and least <= int(text) <= most):
         raise RequestError(
             HTTPStatus.BAD_REQUEST,
-            "bad_top_k",
-            f"top_k must be a whole number from 1 to {classes}",
-            found=top_k,
-            accepted=[f"1 to {classes}"],
+            f"bad_{name}",
+            f"{name} must be a whole number from {least} to {most}",
+            found=text,
+            accepted=[f"{least} to {most}"],
         )
-    return Asked(served, variant is None, int(top_k))
+    return int(text)
 
 
 def patience(call: Call, longest_ms: int) -> int:

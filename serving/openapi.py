@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from serving.answers import BatchAnswer, Classification, Variants
+from serving.answers import BatchAnswer, Classification, Explanation, Variants
 from serving.classifier import Classifier
 from serving.errors import ErrorAnswer
 
@@ -31,6 +31,9 @@ CLASSIFY_ERRORS = ERRORS | {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted",
     HTTPStatus.TOO_MANY_REQUESTS: "overloaded; retry after the seconds in Retry-After",
 }
+EXPLAIN_ERRORS = CLASSIFY_ERRORS | {
+    HTTPStatus.NOT_FOUND: "the variant is not served here, or was exported without class maps"
+}
 BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 
@@ -40,27 +43,38 @@ def document(classifier: Classifier) -> bytes:
     _, definitions = TypeAdapter.json_schemas(
         [
             (model.__name__, "serialization", TypeAdapter[Any](model))
-            for model in (Classification, BatchAnswer, Variants, ErrorAnswer)
+            for model in (Classification, Explanation, BatchAnswer, Variants, ErrorAnswer)
         ],
         ref_template="#/components/schemas/{model}",
     )
     settings = classifier.settings
+    one_image = {
+        "required": True,
+        "description": f"up to {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels",
+        "content": {
+            "image/*": {"schema": {}},
+            "application/octet-stream": {"schema": {}},
+            "multipart/form-data": {"schema": form("image", BINARY)},
+        },
+    }
     classify = {
         "summary": "Classify one image",
         "operationId": "classify",
         "parameters": parameters(classifier),
-        "requestBody": {
-            "required": True,
-            "description": f"up to {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels",
-            "content": {
-                "image/*": {"schema": {}},
-                "application/octet-stream": {"schema": {}},
-                "multipart/form-data": {"schema": form("image", BINARY)},
-            },
-        },
+        "requestBody": one_image,
         "responses": {
             "200": response("the most probable classes", "Classification"),
             **error_responses(CLASSIFY_ERRORS),
+        },
+    }
+    explain = {
+        "summary": "What in an image speaks for a class: its class activation map",
+        "operationId": "explain",
+        "parameters": [*parameters(classifier), class_parameter(classifier)],
+        "requestBody": one_image,
+        "responses": {
+            "200": response("the map of the class, and the most probable classes", "Explanation"),
+            **error_responses(EXPLAIN_ERRORS),
         },
     }
     files = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": settings.max_images}
@@ -86,6 +100,10 @@ def document(classifier: Classifier) -> bytes:
             **error_responses(ERRORS),
         },
     }
+    page = {
+        "summary": "A page to try the service",
+        "responses": {"200": {"description": "HTML", "content": {"text/html": {"schema": {"type": "string"}}}}},
+    }
     plain = {"200": {"description": "yes"}, "503": {"description": "no"}}
     return json.dumps(
         {
@@ -94,7 +112,9 @@ def document(classifier: Classifier) -> bytes:
             "paths": {
                 "/classify": {"post": classify},
                 "/classify/batch": {"post": batch},
+                "/explain": {"post": explain},
                 "/variants": {"get": variants},
+                "/ui/": {"get": page},
                 "/readyz": {"get": {"summary": "Every variant has run a warm-up inference", "responses": plain}},
                 "/livez": {"get": {"summary": "The worker answers", "responses": plain}},
                 "/metrics": {"get": {"summary": "Prometheus metrics", "responses": {"200": plain["200"]}}},
@@ -104,13 +124,25 @@ def document(classifier: Classifier) -> bytes:
     ).encode()
 
 
+def most_classes(classifier: Classifier) -> int:
+    return max(len(served.manifest.labels) for served in classifier.served.values())
+
+
+def class_parameter(classifier: Classifier) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 0, "maximum": most_classes(classifier) - 1}
+    return parameter("class", schema, "its index; default: the most probable")
+
+
 def parameters(classifier: Classifier) -> list[dict[str, Any]]:
-    most_classes = max(len(served.manifest.labels) for served in classifier.served.values())
     return [
         parameter(
             "variant", {"type": "string", "enum": list(classifier.served)}, "default: as the service splits them"
         ),
-        parameter("top_k", {"type": "integer", "minimum": 1, "maximum": most_classes}, "default: 5, or all classes"),
+        parameter(
+            "top_k",
+            {"type": "integer", "minimum": 1, "maximum": most_classes(classifier)},
+            "default: 5, or all classes",
+        ),
         parameter("X-Client-Key", {"type": "string"}, "who always gets the same variant of a split", "header"),
         parameter(
             "X-Request-Timeout-Ms",

@@ -20,7 +20,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.runners.base import Runner
+from serving.answers import Timings
+from serving.runners.base import Inference
 
 Result = TypeVar("Result")
 
@@ -49,13 +50,20 @@ class Moments:
     def infer_s(self) -> float:
         return self.inferred - self.taken
 
-    def stages_s(self, now: float) -> tuple[tuple[str, float], ...]:
-        """What each stage took, `answer` up to now."""
+    def timings_ms(self) -> Timings:
+        return {
+            "queue": round(self.queue_s * 1e3, 3),
+            "decode": round(self.decode_s * 1e3, 3),
+            "infer": round(self.infer_s * 1e3, 3),
+        }
+
+    def stages_s(self, now: float, inference: str = "infer") -> tuple[tuple[str, float], ...]:
+        """What each stage took, `answer` up to now; `inference` is the name of that one."""
         return (
             ("receive", self.arrived - self.called),
             ("queue", self.queue_s),
             ("decode", self.decode_s),
-            ("infer", self.infer_s),
+            (inference, self.infer_s),
             ("answer", now - self.inferred),
         )
 
@@ -195,7 +203,7 @@ class Threads:
 class OneByOne:
     """Every request is inferred by the thread that decoded it: nothing is handed over, and nothing waits for others."""
 
-    def __init__(self, runner: Runner, threads: Threads) -> None:
+    def __init__(self, runner: Inference, threads: Threads) -> None:
         self.runner, self.threads = runner, threads
         self.width = len(threads.threads)
 

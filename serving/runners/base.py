@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from export.artifact import Engine
 
 
-class Runner(AbstractContextManager["Runner"], Protocol):
+class Inference(Protocol):
+    """What a lane needs of a model."""
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+class Runner(AbstractContextManager["Runner"], Inference, Protocol):
     """An open model. `infer` may be called from several threads at once; leaving the context closes it.
 
     `runtime` and `device` name what really runs; `engine` is the one that is open, where it is TensorRT's. `fault` is

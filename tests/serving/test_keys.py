@@ -43,6 +43,7 @@ def bearer(key: str) -> dict[str, str]:
 
 PATHS = [
     ("POST", "/classify", Scope.PREDICT),
+    ("POST", "/explain", Scope.PREDICT),
     ("GET", f"/v2/models/{PAIR[0]}", Scope.PREDICT),
     ("GET", "/v2", Scope.PREDICT),
     ("GET", "/variants", Scope.OBSERVE),
@@ -80,7 +81,9 @@ def test_a_refusal_says_what_is_accepted_and_nothing_of_the_keys(client: TestCli
     assert list(client.get("/v2", headers=bearer("wrong")).json()) == ["error"]
 
 
-@pytest.mark.parametrize("path", ["/", "/v2/health/live", "/v2/health/ready", "/livez", "/readyz"])
+@pytest.mark.parametrize(
+    "path", ["/", "/ui/", "/ui/page.js", "/v2/health/live", "/v2/health/ready", "/livez", "/readyz"]
+)
 def test_health_checks_and_the_page_need_no_key(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200
 

@@ -32,7 +32,7 @@ def no_fault(context: Any, response: Any, case: Any) -> None:
     assert response.status_code < 500 or response.status_code == 504
 
 
-OPERATIONS = [("POST", "/classify"), ("POST", "/classify/batch"), ("GET", "/variants")]
+OPERATIONS = [("POST", "/classify"), ("POST", "/classify/batch"), ("POST", "/explain"), ("GET", "/variants")]
 CHECKS = [no_fault, status_code_conformance, content_type_conformance, response_schema_conformance]
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 MODES = ("RGB", "L", "P")

@@ -1,0 +1,72 @@
+"""The graph of class maps: a cheap second file whose means are the logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export.__main__ import main
+from export.artifact import CLASS_MAPS_FILE, GRAPH_FILE, read_manifest
+from export.class_maps import ClassMapsError, to_class_maps
+from export.verify import open_graph, open_maps
+from tests.conftest import PAIR
+
+SMALLEST = 20  # times: that much less than the weights once more
+
+
+def pixels(count: int = 4) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def folder_of(tag: str) -> Path:
+    import bentoml
+
+    return Path(bentoml.models.get(tag).path)
+
+
+@pytest.mark.parametrize("place", range(len(PAIR)))
+def test_the_mean_of_a_map_is_the_logit(place: int, exported_pair: tuple[str, str]) -> None:
+    folder = folder_of(exported_pair[place])
+    logits = open_graph(folder / GRAPH_FILE)(pixels())
+    maps = open_graph(folder / CLASS_MAPS_FILE, "class_maps")(pixels())
+    manifest = read_manifest(folder, exported_pair[place].partition(":")[2])
+    assert manifest.class_maps is not None
+    assert maps.shape == (4, *manifest.class_maps.shape[1:]) == (4, 10, 8, 8)
+    assert np.abs(maps.mean((2, 3)) - logits).max() < 1e-4
+    assert np.abs(maps[:, :, 0, 0] - logits).max() > 0.1  # one place alone is not
+
+
+@pytest.mark.parametrize("place", range(len(PAIR)))
+def test_the_weights_are_stored_once(place: int, exported_pair: tuple[str, str]) -> None:
+    folder = folder_of(exported_pair[place])
+    graph, maps = ((folder / name).stat().st_size for name in (GRAPH_FILE, CLASS_MAPS_FILE))
+    assert maps * SMALLEST < graph
+
+
+@pytest.mark.parametrize(("precision", "rounding"), [("fp16", 1e-2), ("int8", 0.5)])
+@pytest.mark.parametrize("variant", PAIR)
+def test_lower_precisions_have_maps_of_their_own_graph(
+    variant: str, precision: str, rounding: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """int8's served logits are rounded to its steps, once as a mean and once as logits; the maps are not."""
+    assert main([variant, "--precision", precision]) == 0
+    folder = folder_of(capsys.readouterr().out.strip())
+    logits, means = open_graph(folder / GRAPH_FILE)(pixels()), open_maps(folder / CLASS_MAPS_FILE)(pixels())
+    assert 0 < np.abs(means - logits).max() < rounding
+
+
+def test_a_graph_that_ends_in_something_else_is_refused() -> None:
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("images", "logits")]
+    graph = helper.make_graph([helper.make_node("Relu", ["images"], ["logits"])], "any", tensors[:1], tensors[1:])
+    with pytest.raises(ClassMapsError, match="ends in Relu, expected Gemm"):
+        to_class_maps(helper.make_model(graph))
+
+
+def test_the_second_file_alone_is_a_valid_graph_of_one_output(exported_pair: tuple[str, str]) -> None:
+    path = folder_of(exported_pair[0]) / CLASS_MAPS_FILE
+    onnx.checker.check_model(path, full_check=True)
+    assert [output.name for output in onnx.load(path).graph.output] == ["class_maps"]
