@@ -59,7 +59,7 @@ def test_a_batch_keeps_the_order_and_the_errors(service: LocalService, photograp
 def test_a_refusal_says_what_is_accepted(service: LocalService) -> None:
     with (
         Client(service.url) as client,
-        pytest.raises(RefusedError, match="404 unknown_variant.*resnet20-preact") as info,
+        pytest.raises(RefusedError, match=r"404 unknown_variant.*resnet20-preact") as info,
     ):
         client.classify(b"anything", "resnet99")
     assert info.value.status == 404

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.local_service import LocalService, local_service
 from serving.keys import Scope, new_key
-from tests.conftest import PAIR, ROOT
+from tests.conftest import CHROMIUM, PAIR, ROOT
 
 pytestmark = pytest.mark.browser
 
@@ -70,7 +70,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=OPTIONS)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield chromium
         chromium.close()
 
