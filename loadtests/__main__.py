@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-import locust  # noqa: F401  patches the standard library for gevent, so it comes before all that uses sockets
-
 from loadtests.commands import capacity, compare, report, run, startup
 from loadtests.local_service import ServiceError
 
