@@ -109,7 +109,7 @@ function bars({ variant, predictions }, { file, image }) {
 
   const look = element("button", { type: "button", className: "look" }, "What did it look at?");
   look.addEventListener("click", () => buttons[0].click());
-  const hint = element("p", { className: "quiet" }, look, " or choose another class above");
+  const hint = element("p", { className: "quiet" }, look, " or choose a class");
   return [element("ol", { className: "bars" }, ...buttons.map((button) => element("li", {}, button))), hint, figure];
 }
 

@@ -85,4 +85,4 @@ function table(variants, { images, buckets, seconds }) {
 
 const row = (name, cells) => element("tr", {}, element("th", { scope: "row" }, name), ...cells.map((text) => element("td", {}, text)));
 
-const milliseconds = (s) => (1e3 * s).toPrecision(2).replace(/\.0$/, "");
+const milliseconds = (s) => String(Number((1e3 * s).toPrecision(2)));

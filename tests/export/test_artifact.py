@@ -43,7 +43,7 @@ def artifact(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> tuple[str, P
     version, folder = exported(["resnet8-preact", "--untrained"], capsys)
     copy = tmp_path / "artifact"
     copy.mkdir()
-    for name in ("manifest.json", "model.onnx"):
+    for name in ("manifest.json", "model.onnx", "explain.onnx"):
         (copy / name).write_bytes((folder / name).read_bytes())
     return version, copy
 
@@ -103,7 +103,7 @@ def test_a_changed_manifest_is_refused(artifact: tuple[str, Path]) -> None:
         read_manifest(folder, version)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "explain.onnx"])
 def test_a_missing_file_is_refused(artifact: tuple[str, Path], name: str) -> None:
     version, folder = artifact
     (folder / name).unlink()

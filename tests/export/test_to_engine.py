@@ -152,7 +152,13 @@ def test_a_missing_engine_is_refused(artifact: tuple[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"runtime": "onnxruntime"}, {"runtime": "tensorrt"}, {"engine": None}, {"files": {"model.onnx": "0"}}],
+    [
+        {"runtime": "onnxruntime"},
+        {"runtime": "tensorrt"},
+        {"engine": None},
+        {"class_maps": None},
+        {"files": {"model.onnx": "0"}},
+    ],
 )
 def test_a_manifest_whose_engine_contradicts_it_is_refused(artifact: tuple[str, Path], change: dict[str, Any]) -> None:
     _, folder = artifact

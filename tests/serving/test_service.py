@@ -219,7 +219,7 @@ def test_a_model_that_no_runtime_opens_leaves_the_service_not_ready_and_says_why
     manifest = read_manifest(stored, exported_pair[0].partition(":")[2])
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     files = {"model.onnx": file_sha256(tmp_path / "model.onnx")}
-    broken = manifest.model_copy(update={"variant": "broken", "files": files})
+    broken = manifest.model_copy(update={"variant": "broken", "class_maps": None, "files": files})
     write_manifest(tmp_path, broken)
     tag = register(tmp_path, broken)
     environment = {"SERVING_MODELS": tag}
