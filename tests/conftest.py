@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from serving.runners.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+BASE_IMAGE = os.environ.get("BASE_IMAGE", "")  # of the container that tests build
 PAIR = ("resnet20-postact", "resnet20-preact")
 
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
@@ -34,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shared_data: needs CIFAR-10 and odd images in ../shared/data")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "wrk: needs wrk, the client of the serving benchmark")
+    config.addinivalue_line("markers", "docker: needs a container engine with the image BASE_IMAGE to build on")
     config.addinivalue_line("markers", "no_gpu: is about a machine without a CUDA device")
 
 
@@ -41,11 +44,19 @@ def pytest_unconfigure() -> None:
     BENTOML_HOME.cleanup()
 
 
+def answers(*command: str) -> bool:
+    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     has_gpu = not isinstance(Machine().cuda, UnavailableError)
     unmet = {
         "shared_data": (SHARED_DATA.is_dir(), "needs the data sets in ../shared/data"),
         "wrk": (shutil.which("wrk") is not None, "needs wrk (apt install wrk)"),
+        "docker": (
+            bool(BASE_IMAGE) and answers("docker", "image", "inspect", BASE_IMAGE),
+            "needs Docker, and BASE_IMAGE set to an image with Python 3.11 that it has",
+        ),
         "gpu": (has_gpu, "needs a CUDA device"),
         "no_gpu": (not has_gpu, "needs a machine without a CUDA device"),
     }
