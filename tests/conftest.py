@@ -37,6 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "wrk: needs wrk, the client of the serving benchmark")
     config.addinivalue_line("markers", "docker: needs a container engine with the image BASE_IMAGE to build on")
+    config.addinivalue_line("markers", "kubectl: needs kubectl or kustomize, which render overlays")
+    config.addinivalue_line("markers", "prometheus: needs Prometheus and its promtool")
+    config.addinivalue_line("markers", "nginx: needs nginx and openssl")
     config.addinivalue_line("markers", "no_gpu: is about a machine without a CUDA device")
 
 
@@ -44,19 +47,26 @@ def pytest_unconfigure() -> None:
     BENTOML_HOME.cleanup()
 
 
+def has(*programs: str) -> bool:
+    return all(shutil.which(program) for program in programs)
+
+
 def answers(*command: str) -> bool:
-    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
+    return has(command[0]) and subprocess.run(command, capture_output=True).returncode == 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     has_gpu = not isinstance(Machine().cuda, UnavailableError)
     unmet = {
         "shared_data": (SHARED_DATA.is_dir(), "needs the data sets in ../shared/data"),
-        "wrk": (shutil.which("wrk") is not None, "needs wrk (apt install wrk)"),
+        "wrk": (has("wrk"), "needs wrk (apt install wrk)"),
         "docker": (
             bool(BASE_IMAGE) and answers("docker", "image", "inspect", BASE_IMAGE),
             "needs Docker, and BASE_IMAGE set to an image with Python 3.11 that it has",
         ),
+        "kubectl": (has("kubectl") or has("kustomize"), "needs kubectl or kustomize"),
+        "prometheus": (has("prometheus", "promtool"), "needs Prometheus (apt install prometheus)"),
+        "nginx": (has("nginx", "openssl"), "needs nginx and openssl (apt install nginx-light openssl)"),
         "gpu": (has_gpu, "needs a CUDA device"),
         "no_gpu": (not has_gpu, "needs a machine without a CUDA device"),
     }

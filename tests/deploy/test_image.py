@@ -76,7 +76,7 @@ class Container:
         return docker("exec", self.name, *command)
 
     def sent(self) -> dict[str, int]:
-        """What the kernel counted: packets to the network, not to itself, and datagrams, which look-ups of names are."""
+        """What the kernel counted: packets to others, and datagrams, which look-ups of names are."""
         devices = dict(line.split(":") for line in self.inside("cat", "/proc/net/dev").splitlines() if ":" in line)
         (packets,) = [int(counts.split()[9]) for name, counts in devices.items() if name.strip() != "lo"]
         names, values = [line.split() for line in self.inside("grep", "^Udp:", "/proc/net/snmp").splitlines()]
