@@ -9,9 +9,9 @@ VARIANTS ?= resnet20-postact resnet20-preact
 DATA ?= ../shared/data/cifar10
 export BENTOML_DO_NOT_TRACK = True
 
-.PHONY: help demo test fuzz check fix train export serve loadtest build bench bench-serving bench-loadtests wheelhouse gpu-check lock clean
+.PHONY: help demo test fuzz check fix train export serve loadtest build image image-gpu image-loadtest sbom kube-check kube-e2e bench bench-serving bench-loadtests wheelhouse gpu-check lock clean
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 # An environment is as old as the lock that it was made from: `demo` needs less than `test` does.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c requirements/lock.txt
@@ -61,6 +61,22 @@ loadtest: $(VENV)/demo ## compare VARIANTS on a running service at PORT
 	$(BIN)/python -m loadtests compare $(VARIANTS) --host http://$(HOST):$(PORT)
 build: export ## pack the service and the models that bentofile.yaml names into a bento
 	$(BIN)/bentoml build
+# Somewhere behind a mirror, or on another distribution: BASE_IMAGE names the image to build on.
+BASE_IMAGE ?=
+IMAGE = $(BIN)/python -m deploy.image $(addprefix --base-image ,$(BASE_IMAGE)) $(IMAGE_OPTIONS)
+image: export ## a container image of the service for CPUs, preflight:cpu; needs Docker
+	$(IMAGE) cpu
+image-gpu: export ## the same with TensorRT-RTX and ONNX Runtime's CUDA provider, preflight:gpu
+	$(IMAGE) gpu
+SBOM_OF ?= preflight:cpu
+sbom: ## packages and licences of the image SBOM_OF, as CycloneDX
+	@docker run --rm --interactive --network none --read-only --entrypoint python $(SBOM_OF) - < deploy/sbom.py
+image-loadtest: ## Locust with this project's scenario, preflight-loadtest:0.1.0, for load from inside a cluster
+	DOCKER_BUILDKIT=1 docker build --file deploy/Dockerfile.loadtest $(addprefix --build-arg BASE_IMAGE=,$(BASE_IMAGE)) --tag preflight-loadtest:0.1.0 .
+kube-check: $(VENV)/dev ## render the overlays of deploy/kubernetes and check them strictly; needs kubectl or kustomize
+	$(BIN)/python -m deploy.kube_check
+kube-e2e: $(VENV)/dev ## on the cluster that kubectl reaches: deploy, roll out, kill a pod, all under load
+	$(BIN)/python -m deploy.kube_e2e $(KUBE_E2E_OPTIONS)
 bench: export ## measure this machine; figures go to build/bench
 	$(BIN)/python -m loadtests startup
 	$(BIN)/python -m export bench
@@ -97,6 +113,9 @@ gpu-check: $(VENV)/gpu ## on a GPU machine: parity, accuracy, engines beside tor
 lock: $(VENV)/dev ## renew the pinned versions
 	$(BIN)/uv pip compile $(LOCK) --upgrade --group dev -o requirements/lock.txt
 	$(BIN)/uv pip compile $(LOCK) --group serve -c requirements/lock.txt -o requirements/serve.txt
+	$(BIN)/uv pip compile $(LOCK) --group loadtest -c requirements/lock.txt -o requirements/loadtest.txt
+	$(BIN)/uv pip compile $(LOCK) --group serve-gpu requirements/onnxruntime-gpu.txt -c requirements/lock.txt \
+		--no-emit-package onnxruntime -o requirements/serve-gpu.txt
 	$(BIN)/uv pip compile $(LOCK) --upgrade --group bench-peers -c requirements/lock.txt -o requirements/bench-peers.txt
 LOCK = --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-find-links --no-emit-index-url
 clean: ## remove what the targets made here

@@ -39,6 +39,9 @@ from serving.runners.machine import Machine
 CANNOT_RUN = (ArtifactError, DeviceError, EngineError, KeysError, UnavailableError, OSError)
 PUBLISHED_EVERY_S = 1.0
 
+# Of a container, unless bentofile.yaml names a base image. Without a distribution BentoML adds no compilers and no git.
+IMAGE = bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro="none", python_version="3.11")
+
 logger = logging.getLogger("bentoml.serve")
 opened = Opened()
 
@@ -54,6 +57,7 @@ class Service(bentoml.Service[Any]):  # type: ignore[misc]  # resolved lazily, a
 @bentoml.service(
     name="preflight",
     service_class=Service,
+    image=IMAGE,
     workers=workers_or_default(os.environ),
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},

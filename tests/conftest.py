@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from serving.runners.machine import Machine
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+BASE_IMAGE = os.environ.get("BASE_IMAGE", "")  # of the container that tests build
 PAIR = ("resnet20-postact", "resnet20-preact")
 
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
@@ -36,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "wrk: needs wrk, the client of the serving benchmark")
     config.addinivalue_line("markers", "browser: needs Chromium, to look at pages")
+    config.addinivalue_line("markers", "docker: needs a container engine with the image BASE_IMAGE to build on")
+    config.addinivalue_line("markers", "kubectl: needs kubectl or kustomize, which render overlays")
+    config.addinivalue_line("markers", "prometheus: needs Prometheus and its promtool")
+    config.addinivalue_line("markers", "nginx: needs nginx and openssl")
     config.addinivalue_line("markers", "no_gpu: is about a machine without a CUDA device")
 
 
@@ -43,12 +49,27 @@ def pytest_unconfigure() -> None:
     BENTOML_HOME.cleanup()
 
 
+def has(*programs: str) -> bool:
+    return all(shutil.which(program) for program in programs)
+
+
+def answers(*command: str) -> bool:
+    return has(command[0]) and subprocess.run(command, capture_output=True).returncode == 0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     has_gpu = not isinstance(Machine().cuda, UnavailableError)
     unmet = {
         "shared_data": (SHARED_DATA.is_dir(), "needs the data sets in ../shared/data"),
-        "wrk": (shutil.which("wrk") is not None, "needs wrk (apt install wrk)"),
+        "wrk": (has("wrk"), "needs wrk (apt install wrk)"),
         "browser": (CHROMIUM is not None, "needs Chromium (apt install chromium)"),
+        "docker": (
+            bool(BASE_IMAGE) and answers("docker", "image", "inspect", BASE_IMAGE),
+            "needs Docker, and BASE_IMAGE set to an image with Python 3.11 that it has",
+        ),
+        "kubectl": (has("kubectl") or has("kustomize"), "needs kubectl or kustomize"),
+        "prometheus": (has("prometheus", "promtool"), "needs Prometheus (apt install prometheus)"),
+        "nginx": (has("nginx", "openssl"), "needs nginx and openssl (apt install nginx-light openssl)"),
         "gpu": (has_gpu, "needs a CUDA device"),
         "no_gpu": (not has_gpu, "needs a machine without a CUDA device"),
     }

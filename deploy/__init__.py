@@ -1,0 +1,1 @@
+"""From a bento to containers, one host and a cluster."""

@@ -1,0 +1,130 @@
+"""Deploy on the cluster that kubectl reaches, roll to a new version, kill a pod, all under an open workload.
+
+Prints what became of the requests. The load comes from a pod of its own inside the cluster, at a steady rate whatever
+happens to those before. Everything is in a namespace of its own, which is deleted at the end.
+
+Images have to be where the nodes find them: `make image image-loadtest`, then push them, or load them into the nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.kube_check import OVERLAYS, ManifestError, objects, render
+
+LOAD = "preflight-load"
+SETTLES_S = 15  # of load alone before, between and after what is done to the service
+READY_WITHIN = "180s"
+
+
+class Cluster:
+    """The one that kubectl reaches, and a namespace in it."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def kubectl(self, *arguments: str, given: str | None = None) -> str:
+        """Raises CalledProcessError; kubectl has said why."""
+        command = ["kubectl", "--namespace", self.namespace, *arguments]
+        return subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    def rolled_out(self) -> None:
+        self.kubectl("rollout", "status", "deployment/preflight", f"--timeout={READY_WITHIN}")
+
+    def pods(self) -> list[str]:
+        selected = "app.kubernetes.io/name=preflight"
+        return self.kubectl("get", "pods", "--selector", selected, "--output", "name").split()
+
+
+def deployed(overlay: str, image: str) -> str:
+    """The overlay's manifests with this image, as YAML."""
+    found = objects(render(OVERLAYS / overlay))
+    for each in found:
+        if each["kind"] == "Deployment":
+            each["spec"]["template"]["spec"]["containers"][0]["image"] = image
+    return yaml.safe_dump_all(found)
+
+
+def load_pod(image: str, rate: float, seconds: float) -> str:
+    """It carries no label of the service's, so that its policy does not keep the load in."""
+    command = ["python", "-m", "loadtests.steady", "http://preflight/classify"]
+    container = {
+        "name": "load",
+        "image": image,
+        "command": [*command, "--rate", f"{rate:g}", "--seconds", f"{seconds:g}"],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+    }
+    return yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": LOAD}, "spec": spec})
+
+
+def under_load(cluster: Cluster, options: argparse.Namespace, what: str) -> dict[str, Any]:
+    """Do `what`, a rollout or a pod's death, while requests go on; what became of them, and how long it took."""
+    seconds = 2 * SETTLES_S + options.takes
+    cluster.kubectl("delete", "pod", LOAD, "--ignore-not-found", "--wait")
+    cluster.kubectl("apply", "--filename", "-", given=load_pod(options.load_image, options.rate, seconds))
+    cluster.kubectl("wait", "--for=condition=Ready", f"pod/{LOAD}", f"--timeout={READY_WITHIN}")
+    time.sleep(SETTLES_S)
+    begun = time.perf_counter()
+    if what == "rollout":
+        cluster.kubectl("set", "image", "deployment/preflight", f"preflight={options.to_image}")
+    else:
+        cluster.kubectl("delete", cluster.pods()[0], "--grace-period=0", "--force")
+    cluster.rolled_out()
+    took_s = time.perf_counter() - begun
+    log = ""
+    while not log.strip().endswith("}"):
+        time.sleep(1)
+        log = cluster.kubectl("logs", LOAD)
+        if time.perf_counter() - begun > seconds + 60:
+            raise ManifestError(f"{LOAD} did not report; `kubectl --namespace {cluster.namespace} logs {LOAD}`")
+    return {"what": what, "took_s": round(took_s, 1), **json.loads(log.strip().splitlines()[-1])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deploy.kube_e2e", description=__doc__)
+    parser.add_argument("--image", default="preflight:cpu", help="deployed first")
+    parser.add_argument("--to-image", default="preflight:next", help="rolled to; another tag of the same image will do")
+    parser.add_argument("--load-image", default="preflight-loadtest:0.1.0")
+    parser.add_argument("--overlay", default="plain", choices=sorted(path.name for path in OVERLAYS.iterdir()))
+    parser.add_argument("--rate", type=float, default=50, help="requests a second")
+    parser.add_argument("--takes", type=float, default=90, help="seconds to allow a rollout")
+    parser.add_argument("--namespace", default="preflight-e2e", help="made, and deleted at the end")
+    parser.add_argument("--out", type=Path, default=Path("build/kube-e2e.json"))
+    options = parser.parse_args()
+    cluster = Cluster(options.namespace)
+    try:
+        cluster.kubectl("create", "namespace", options.namespace)
+        try:
+            cluster.kubectl("apply", "--filename", "-", given=deployed(options.overlay, options.image))
+            cluster.rolled_out()
+            reports = [under_load(cluster, options, what) for what in ("rollout", "killed pod")]
+        finally:
+            cluster.kubectl("delete", "namespace", options.namespace, "--wait=false")
+    except FileNotFoundError:
+        sys.exit("kubectl was not found; https://kubernetes.io/docs/tasks/tools")
+    except (ManifestError, subprocess.CalledProcessError) as error:
+        sys.exit(f"{error}; does `kubectl cluster-info` answer, and do its nodes have the images?")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(reports, indent=2) + "\n")
+    for report in reports:
+        print(
+            f"{report['what']}: {report['failed']} of {report['requests']} failed {report['by']}, {report['took_s']} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
