@@ -55,7 +55,7 @@ def deployed(overlay: str, image: str) -> str:
 
 def load_pod(image: str, rate: float, seconds: float) -> str:
     """It carries no label of the service's, so that its policy does not keep the load in."""
-    command = ["python", "-m", "loadtests.steady", "http://preflight/classify"]
+    command = ["python", "-m", "loadtests.steady", "http://preflight"]
     container = {
         "name": "load",
         "image": image,

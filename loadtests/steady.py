@@ -1,33 +1,34 @@
 """An open workload at a steady rate, and what became of its requests as one line of JSON.
 
-`python -m loadtests.steady http://preflight/classify --rate 50 --seconds 60`, for who changes something meanwhile.
+`python -m loadtests.steady http://preflight --rate 50 --seconds 60`, for who changes something meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from loadtests.command_line import positive
-from loadtests.open_loop import Outcome, poisson, posts, run_open
+from loadtests.load import Open, run_load
+from loadtests.recording import Outcome
+from loadtests.results import Target
 from loadtests.scenario import payloads
-
-PATIENCE_S = 10.0
+from loadtests.schedule import poisson
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
-    """Failed is whatever was not answered by 200; `first_failure_s` and `last_failure_s` are when those were due."""
-    latencies_ms = [1e3 * each.latency_s for each in outcomes if each.status == 200]
-    failed = [each for each in outcomes if each.status != 200]
+    """`first_failure_s` and `last_failure_s` are when those that failed were due."""
+    latencies_ms = [1e3 * (each.ended_s - each.due_s) for each in outcomes if not each.problem]
+    failed = [each for each in outcomes if each.problem]
     return {
         "requests": len(outcomes),
         "failed": len(failed),
-        "by": dict(Counter(each.problem or str(each.status) for each in failed)),
+        "by": dict(Counter(each.problem for each in failed)),
         "first_failure_s": round(min(each.due_s for each in failed), 3) if failed else None,
         "last_failure_s": round(max(each.due_s for each in failed), 3) if failed else None,
         "latency_p50_ms": round(float(np.percentile(latencies_ms, 50)), 1) if latencies_ms else None,
@@ -37,13 +38,16 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtests.steady", description=__doc__)
-    parser.add_argument("url")
-    parser.add_argument("--rate", type=positive, required=True, help="requests a second")
-    parser.add_argument("--seconds", type=positive, required=True)
+    parser.add_argument("host", help="URL of the service; who answers there is its own choice")
+    parser.add_argument("--rate", type=positive(float), required=True, help="requests a second")
+    parser.add_argument("--seconds", type=positive(float), required=True)
     options = parser.parse_args()
-    requests = posts(options.url, [payload.body for payload in payloads(None)], int(1e3 * PATIENCE_S))
-    due = poisson(options.rate, options.seconds, seed=0)
-    print(json.dumps(summary(asyncio.run(run_open(options.url, requests, due, PATIENCE_S)))))
+    whoever = [replace(payload, path="/classify", answered='"predictions":') for payload in payloads()]
+    outcomes: list[Outcome] = []
+    workload = Open(poisson(options.rate), seed=0)
+    target = Target(options.host.rstrip("/"), "whoever")
+    load = run_load(target, workload, whoever, seconds=options.seconds, warm_up_s=0.0, on_outcome=outcomes.append)
+    print(json.dumps(summary(outcomes) | {"incomplete": load.incomplete}))
 
 
 if __name__ == "__main__":
