@@ -38,8 +38,8 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtests.steady", description=__doc__)
     parser.add_argument("url")
-    parser.add_argument("--rate", type=positive, required=True, help="requests a second")
-    parser.add_argument("--seconds", type=positive, required=True)
+    parser.add_argument("--rate", type=positive(float), required=True, help="requests a second")
+    parser.add_argument("--seconds", type=positive(float), required=True)
     options = parser.parse_args()
     requests = posts(options.url, [payload.body for payload in payloads(None)], int(1e3 * PATIENCE_S))
     due = poisson(options.rate, options.seconds, seed=0)
