@@ -9,7 +9,7 @@ VARIANTS ?= resnet20-postact resnet20-preact
 DATA ?= ../shared/data/cifar10
 export BENTOML_DO_NOT_TRACK = True
 
-.PHONY: help demo test fuzz check fix train export serve loadtest build image image-gpu image-loadtest sbom kube-check kube-e2e bench bench-serving bench-loadtests wheelhouse gpu-check lock clean
+.PHONY: help demo test fuzz check fix train export serve loadtest build image image-gpu image-loadtest sbom up down kube-check kube-e2e bench bench-serving bench-loadtests wheelhouse gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -73,6 +73,16 @@ sbom: ## packages and licences of the image SBOM_OF, as CycloneDX
 	@docker run --rm --interactive --network none --read-only --entrypoint python $(SBOM_OF) - < deploy/sbom.py
 image-loadtest: ## Locust with this project's scenario, preflight-loadtest:0.1.0, for load from inside a cluster
 	DOCKER_BUILDKIT=1 docker build --file deploy/Dockerfile.loadtest $(addprefix --build-arg BASE_IMAGE=,$(BASE_IMAGE)) --tag preflight-loadtest:0.1.0 .
+# For a trial; a host that others reach has a certificate of theirs in deploy/tls, which is never committed.
+deploy/tls/certificate.pem:
+	mkdir -p deploy/tls
+	umask 077 && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj /CN=localhost \
+		-addext "subjectAltName=DNS:localhost,IP:127.0.0.1" -keyout deploy/tls/key.pem -out $@
+COMPOSE = OWNER=$$(id -u):$$(id -g) docker compose --file deploy/compose.yaml
+up: deploy/tls/certificate.pem ## the service, nginx with TLS and Prometheus on this host; needs make image
+	$(COMPOSE) up --detach --wait
+down: ## end what make up began
+	$(COMPOSE) down
 kube-check: $(VENV)/dev ## render the overlays of deploy/kubernetes and check them strictly; needs kubectl or kustomize
 	$(BIN)/python -m deploy.kube_check
 kube-e2e: $(VENV)/dev ## on the cluster that kubectl reaches: deploy, roll out, kill a pod, all under load
