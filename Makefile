@@ -9,7 +9,7 @@ VARIANTS ?= resnet20-postact resnet20-preact
 DATA ?= ../shared/data/cifar10
 export BENTOML_DO_NOT_TRACK = True
 
-.PHONY: help demo test fuzz check fix train export serve loadtest build image image-gpu image-loadtest sbom up down kube-check kube-e2e bench bench-serving bench-loadtests wheelhouse gpu-check lock clean
+.PHONY: help demo test fuzz check fix train export serve loadtest build image image-test image-gpu image-loadtest sbom up down kube-check kube-e2e bench bench-serving bench-loadtests wheelhouse gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -66,6 +66,8 @@ BASE_IMAGE ?=
 IMAGE = $(BIN)/python -m deploy.image $(addprefix --base-image ,$(BASE_IMAGE)) $(IMAGE_OPTIONS)
 image: export ## a container image of the service for CPUs, preflight:cpu; needs Docker
 	$(IMAGE) cpu
+image-test: $(VENV)/dev ## build the CPU image on BASE_IMAGE, run it without rights, and hold it to what it promises
+	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/python -m pytest tests/deploy/test_image.py
 image-gpu: export ## the same with TensorRT-RTX and ONNX Runtime's CUDA provider, preflight:gpu
 	$(IMAGE) gpu
 SBOM_OF ?= preflight:cpu
