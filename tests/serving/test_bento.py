@@ -49,6 +49,7 @@ def test_a_built_bento_serves_its_own_versions_after_newer_ones_are_registered(
         answer = httpx.post(f"{bento.url}/classify?variant={PAIR[1]}", content=encoded()).json()
         assert f"{PAIR[1]}:{answer['version']}" == built_with[PAIR[1]]
         assert answer["trained"] is True
+        assert httpx.get(f"{bento.url}/ui/").status_code == httpx.get(f"{bento.url}/ui/page.js").status_code == 200
 
     with local_service(folder=ROOT) as source:  # the source tree without pins takes the newest of each
         answer = httpx.post(f"{source.url}/classify?variant={PAIR[1]}", content=encoded()).json()

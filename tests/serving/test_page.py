@@ -260,6 +260,7 @@ def test_a_keyboard_is_enough(opens: Opens, photographs: Path) -> None:
     from playwright.sync_api import expect
 
     page = opens()
+    page.on("filechooser", lambda _: None)  # from now on it is ours to answer; a later listener may come too late
     page.get_by_text("Served:").wait_for()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
