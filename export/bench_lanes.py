@@ -17,6 +17,7 @@ from torch import nn
 
 from export.artifact import Precision
 from export.folding.fold import FoldReport, fold
+from export.graph_session import cpu_options
 from export.images import bundled_photographs, from_photographs, random_pixels
 from export.quantize import MadeFor, calibrate, quantize
 from export.to_onnx import INPUT, ServedGraph, to_onnx
@@ -127,9 +128,7 @@ def give_statistics(network: ResNet, images: NDArray[np.uint8], preprocessing: P
 def open_lane(runtime: Runtime, model: bytes, threads: int) -> Run:
     if runtime is Runtime.OPENVINO:
         return openvino_lane(model, threads)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, cpu_options(threads), providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(None, {INPUT: pixels})
 
 

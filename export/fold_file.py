@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from export.artifact import Precision
 from export.folding.fold import FoldReport, fold
 from export.folding.nodes import FoldError
+from export.graph_session import cpu_options
 from models.atomic_file import write_atomically
 
 Inputs = dict[str, NDArray[np.generic]]
@@ -125,7 +126,7 @@ def difference_of(name: str, expected: object, found: object) -> float:
 
 
 def session(model: str | bytes) -> onnxruntime.InferenceSession:
-    settings = onnxruntime.SessionOptions()
+    settings = cpu_options()
     settings.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])

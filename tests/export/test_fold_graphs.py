@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.__main__ import main
 from export.artifact import Precision
 from export.folding.fold import FoldReport, fold
+from export.graph_session import cpu_options
 from export.quantize import calibrate, quantize
 
 C, SIZE = 4, 6
@@ -84,7 +85,7 @@ class Graph:
 
 
 def run(model: onnx.ModelProto) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), cpu_options(), providers=["CPUExecutionProvider"])
     image = np.random.default_rng(1).normal(size=IMAGE[2]).astype(np.float32)
     feeds = {value.name: image if value.name == "x" else np.array(True) for value in session.get_inputs()}
     return list(session.run(None, feeds))

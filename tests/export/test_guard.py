@@ -14,6 +14,7 @@ from torch import nn
 
 from export.artifact import Precision
 from export.folding.fold import FoldReport, fold
+from export.graph_session import cpu_options
 from export.images import from_photographs
 from export.quantize import calibrate, quantize
 from export.source import open_source
@@ -73,7 +74,7 @@ def int8_of(model: onnx.ModelProto, precision: Precision, images: np.ndarray) ->
 
 def agreement(model: onnx.ModelProto, graph: ServedGraph, images: np.ndarray) -> float:
     """How often int8 answers what float32 answers."""
-    options = onnxruntime.SessionOptions()
+    options = cpu_options()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     with torch.inference_mode():
@@ -139,7 +140,7 @@ def test_small_gammas_cost_fp16_no_more_folded_than_unfolded(factor: float, imag
 
 
 def logits(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), cpu_options(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {INPUT: images})[0])
 
 

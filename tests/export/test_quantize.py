@@ -18,6 +18,7 @@ from export.__main__ import choices, main, parser, settings_of
 from export.artifact import Precision, read_manifest
 from export.calibration import file_beside, read_calibration
 from export.folding.fold import fold
+from export.graph_session import cpu_options
 from export.images import from_photographs
 from export.pipeline import export
 from export.quantize import FORMS, MadeFor, PrecisionError, calibrate, quantize
@@ -52,7 +53,7 @@ def images(photographs: Path) -> np.ndarray:
 
 
 def logits(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), cpu_options(), providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, {INPUT: images[i : i + 500]})[0] for i in range(0, len(images), 500)])
 
 
