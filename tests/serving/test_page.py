@@ -350,7 +350,7 @@ def test_what_the_service_does_is_watched(opens: Opens, photographs: Path) -> No
     shows(page, photographs / "chelsea.png")
     panel = page.locator("#live")
     expect(panel.get_by_role("row", name="infer").get_by_role("cell").first).to_have_text(
-        re.compile(r"^[\d.]+ / [\d.]+$")
+        re.compile(r"^[\d.]+ / [\d.]+$"), timeout=20_000
     )
     assert panel.get_by_role("columnheader").all_inner_texts() == ["p50 / p99, ms", *PAIR]
 
