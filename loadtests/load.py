@@ -82,6 +82,7 @@ def run_load(
     outcome that is recorded. Raises Interrupted.
     """
     raise_file_limit()
+    hand_on_interrupts()
     requests = [rendered(payload, target) for payload in payloads]
     recording = Recording()
 
@@ -220,6 +221,11 @@ def older_objects_left_to_themselves() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def hand_on_interrupts() -> None:
+    """Ctrl-C comes to whichever greenlet runs; gevent hands it on to the main one, and shall not print where it was."""
+    gevent.get_hub().NOT_ERROR = (*gevent.hub.Hub.NOT_ERROR, KeyboardInterrupt)
 
 
 def raise_file_limit() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -23,6 +25,7 @@ from loadtests.results import Target
 from loadtests.scenario import Payload
 from loadtests.schedule import read_schedule
 from loadtests.sending import Sender, rendered
+from tests.conftest import ROOT
 
 OPEN = Open(read_schedule("poisson:100"), seed=3)
 
@@ -195,3 +198,18 @@ def test_an_alarm_wakes_not_before_its_moment_and_lets_others_run() -> None:
             alarm.wait(moment)
             assert time.perf_counter() >= moment
             assert ran[-1] == ahead_s
+
+
+def test_ctrl_c_that_comes_to_a_request_reaches_the_caller_in_silence() -> None:
+    program = """if True:
+        import os, signal, gevent
+        from loadtests.load import hand_on_interrupts
+        hand_on_interrupts()
+        gevent.spawn(lambda: (os.kill(os.getpid(), signal.SIGINT), sum(range(1_000_000))))
+        try:
+            gevent.sleep(20)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
