@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from export.gpu_lanes import GpuRuntime, missing, precisions
 from export.results import Results, write_json
 from export.rounds import at_least_fewest
 from export.verify import MOST_POINTS_LOST, measure_accuracy
+from loadtests import results as load_results
+from loadtests.differences import compare
 from loadtests.local_service import local_service
 from models.data import Part, load_split
 from serving.config import ServingRuntime, Settings
@@ -178,8 +181,8 @@ def served(
         command += ["--tensors"] if payload == "tensors" else []
         subprocess.run([sys.executable, *command], check=True)
         ready_s = service.ready_s
-    compared: dict[str, Any] = json.loads((out / "comparison.json").read_text())
-    return {"ready_s": ready_s} | compared
+    found = load_results.Results.read(out / "results.json")
+    return {"ready_s": ready_s, "load": found.conditions, "comparison": asdict(compare(found.turns))}
 
 
 def report(results: Results, cells: Results, out: Path, cuda: Cuda | UnavailableError) -> str:
@@ -201,15 +204,21 @@ def report(results: Results, cells: Results, out: Path, cuda: Cuda | Unavailable
     return "\n".join([*lines, f"{out / folder.name}.json"])
 
 
+def figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
 def described(step: dict[str, Any]) -> list[str]:
     if "failed" in step:
         return [f"failed: {step['failed']}"]
-    if "lanes" in step:
-        lanes = "; ".join(
-            f"{lane['variant']} {lane['throughput_rps']:.0f} req/s, p99 {lane['latency_p99_ms']:.2f} ms"
-            for lane in step["lanes"][:2]
+    if "comparison" in step:
+        by_metric = {each["metric"]: each for each in step["comparison"]["differences"]}
+        sides = "; ".join(
+            f"{target['variant']} {figure(by_metric['throughput_rps'][side])} req/s, p99 "
+            f"{figure(by_metric['p99_ms'][side])} ms"
+            for side, target in step["load"]["targets"].items()
         )
-        return [f"{lanes}; p50 {step['ratios']['p50 latency']['verdict']}, ready in {step['ready_s']:.1f} s"]
+        return [f"{sides}; p50 {by_metric['p50_ms']['says']}, ready in {step['ready_s']:.1f} s"]
     return [accuracy_line(variant, each) for variant, each in step.items() if isinstance(each, dict)]
 
 
