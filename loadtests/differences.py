@@ -26,7 +26,6 @@ from loadtests.metrics import (
 from loadtests.results import Side, Turn
 
 HIGHER, LOWER, NONE_SHOWN = "higher", "lower", "no difference shown"
-NOT_CORRECTED = "only the primary metric decides; the intervals of the others are not corrected for being many"
 TRIMMED = 0.25  # of the rounds at either end; what is left is the interquartile mean
 Round = Sequence[Turn]  # one side's share of it
 

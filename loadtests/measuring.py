@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loadtests.command_line import progress_bar
 from loadtests.load import late
-from loadtests.recording import Recording
+from loadtests.recording import merged
 from loadtests.results import Turn
 from loadtests.rounds import Plan, run_round
 from loadtests.scenario import Payload
@@ -47,10 +47,7 @@ class Measured:
 
     def judge_lag(self, max_lag_ms: float) -> None:
         """Where 1 % of all requests were sent too late, no turn is sound."""
-        whole = Recording()
-        for turn in self.turns:
-            whole.merge(turn.recording)
-        if reason := late(whole, max_lag_ms):
+        if reason := late(merged(turn.recording for turn in self.turns), max_lag_ms):
             self.turns = [replace(turn, invalid=turn.invalid or reason) for turn in self.turns]
 
 

@@ -7,6 +7,7 @@ percentiles are those of one process (Tene, HdrHistogram, hdrhistogram.org).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -114,6 +115,13 @@ class Recording:
         found.statuses, found.failures = Counter(content["statuses"]), Counter(content["failures"])
         found.sent_bytes, found.received_bytes = content["sent_bytes"], content["received_bytes"]
         return found
+
+
+def merged(recordings: Iterable[Recording]) -> Recording:
+    whole = Recording()
+    for recording in recordings:
+        whole.merge(recording)
+    return whole
 
 
 def histogram() -> HdrHistogram:

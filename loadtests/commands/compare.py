@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.command_line import positive
-from loadtests.commands.ending import RESULTS_FILE, add_ending_options, conclude, gates_of, status
-from loadtests.commands.load_options import (
-    add_load_options,
-    add_payload_options,
-    conditions_of,
-    payloads_of,
-    plan_of,
-)
-from loadtests.conditions import finished, of_two_runs
-from loadtests.measuring import Limits, measure
+from loadtests.commands.ending import add_ending_options, conclude, gates_of
+from loadtests.commands.load_options import add_load_options, add_payload_options
+from loadtests.commands.measurement import carry_out
+from loadtests.conditions import of_two_runs
+from loadtests.measuring import Limits
 from loadtests.metrics import FEWEST_ROUNDS
 from loadtests.results import Results, Side, Turn
-from loadtests.served import read_target, served
+from loadtests.served import read_target
 from loadtests.stopping import enough
 
 
@@ -51,21 +46,13 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    gates = gates_of(options)
     paths = [Path(side) for side in options.sides]
     if all(path.suffix == ".json" for path in paths):
-        return conclude(of_two_runs(*map(Results.read, paths)), gates, options)
-    targets = {side: read_target(text, options.host) for side, text in zip(Side, options.sides, strict=True)}
-    entries = {side: served(target) for side, target in targets.items()}
-    images = payloads_of(options, entries)
-    plan = plan_of(options, targets, images)
-    known = conditions_of(options, plan, entries, images, options.rounds)
-    limits = Limits(min(FEWEST_ROUNDS, options.rounds), options.rounds, options.max_seconds)
+        return conclude(of_two_runs(*map(Results.read, paths)), gates_of(options), options)
 
     def is_enough(turns: Sequence[Turn]) -> bool:
         return enough(turns, options.primary, options.level, options.within_percent)
 
-    measured = measure(plan, images, limits, options.out, is_enough)
-    results = Results(finished(known, measured.reason) | {"ended": measured.ended}, measured.turns)
-    results.write(options.out / RESULTS_FILE)
-    return status(measured, conclude(results, gates, options))
+    targets = {side: read_target(text, options.host) for side, text in zip(Side, options.sides, strict=True)}
+    limits = Limits(min(FEWEST_ROUNDS, options.rounds), options.rounds, options.max_seconds)
+    return carry_out(options, targets, limits, is_enough)

@@ -1,4 +1,4 @@
-"""One variant under load: its percentiles, throughput and failures, with intervals."""
+"""One variant under load: its percentiles, throughput and failures, and whether they keep given bounds."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import argparse
 from typing import Any
 
 from loadtests.command_line import positive
-from loadtests.commands.ending import RESULTS_FILE, add_ending_options, conclude, gates_of, status
-from loadtests.commands.load_options import (
-    add_load_options,
-    add_payload_options,
-    conditions_of,
-    payloads_of,
-    plan_of,
-)
-from loadtests.conditions import finished
-from loadtests.measuring import Limits, measure
-from loadtests.results import Results, Side
-from loadtests.served import read_target, served
+from loadtests.commands.ending import add_ending_options
+from loadtests.commands.load_options import add_load_options, add_payload_options
+from loadtests.commands.measurement import carry_out
+from loadtests.measuring import Limits
+from loadtests.results import Side
+from loadtests.served import read_target
 
 
 def add(commands: Any) -> None:
@@ -36,13 +30,5 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    gates = gates_of(options)
-    targets = {Side.A: read_target(options.variant, options.host)}
-    entries = {side: served(target) for side, target in targets.items()}
-    images = payloads_of(options, entries)
-    plan = plan_of(options, targets, images)
-    known = conditions_of(options, plan, entries, images, options.turns)
-    measured = measure(plan, images, Limits(options.turns, options.turns, float("inf")), options.out)
-    results = Results(finished(known, measured.reason) | {"ended": measured.ended}, measured.turns)
-    results.write(options.out / RESULTS_FILE)
-    return status(measured, conclude(results, gates, options))
+    limits = Limits(options.turns, options.turns, float("inf"))
+    return carry_out(options, {Side.A: read_target(options.variant, options.host)}, limits)

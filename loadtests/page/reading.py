@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from loadtests.recording import Recording, Stage
+from loadtests import recording
+from loadtests.metrics import value
+from loadtests.recording import Recording
 from loadtests.results import Results, Side, Turn
-
-PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p999_ms": 99.9}
 
 
 def sides(results: Results) -> tuple[Side, ...]:
@@ -35,20 +35,7 @@ def turns_of(results: Results, side: Side) -> list[Turn]:
 
 
 def merged(turns: Iterable[Turn]) -> Recording:
-    whole = Recording()
-    for turn in turns:
-        whole.merge(turn.recording)
-    return whole
-
-
-def value(metric: str, turns: Sequence[Turn]) -> float | None:
-    """Over all of the turns; None where nothing was answered."""
-    whole, seconds = merged(turns), sum(turn.seconds for turn in turns)
-    if metric in PERCENTILES:
-        return whole.percentile_ms(Stage.TOTAL, PERCENTILES[metric])
-    if metric == "failure_rate":
-        return whole.failure_rate if whole.answered + whole.failed else None
-    return whole.answered / seconds if seconds else None
+    return recording.merged(turn.recording for turn in turns)
 
 
 def by_round(results: Results, side: Side, metric: str) -> dict[int, float]:

@@ -10,24 +10,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import inf
 
 from loadtests.differences import HIGHER, LOWER, NONE_SHOWN, compare
 from loadtests.findings import Outcome
 from loadtests.known_delays.local import KnownDelays, known_delays
-from loadtests.load import Open, run_load
+from loadtests.load import late
 from loadtests.metrics import FEWEST_ROUNDS, PRIMARY
-from loadtests.recording import Recording, Stage
+from loadtests.recording import merged
 from loadtests.results import Side, Turn
+from loadtests.rounds import ORDERS, Plan, run_round
 from loadtests.schedule import read_schedule
 from loadtests.trust_bench.measure import PAYLOADS, Measure
 
 COMPARISONS, TURN_S, WARM_UP_S = 40, 0.4, 0.1
-ROUND = (Side.A, Side.B, Side.B, Side.A)
 SCHEDULE = read_schedule("poisson:200")
 DELAY = "lognormal:20,0.05"
 START_S = 0.5  # of a server
-SECONDS = 2 * COMPARISONS * (START_S + FEWEST_ROUNDS * len(ROUND) * (TURN_S + WARM_UP_S))
+SECONDS = 2 * COMPARISONS * (START_S + FEWEST_ROUNDS * len(ORDERS[0]) * (TURN_S + WARM_UP_S))
 MAX_LAG_MS = 5.0
 KINDS = {
     "comparisons: A/A": (1.0, NONE_SHOWN, 38),
@@ -46,26 +45,15 @@ def measures() -> Iterator[Measure]:
 
 
 def rounds(server: KnownDelays, number: int) -> list[Turn]:
-    """A B B A, with the same arrivals for all turns of a round."""
-    turns = []
-    for round_number in range(FEWEST_ROUNDS):
-        workload = Open(SCHEDULE, seed=number * FEWEST_ROUNDS + round_number)
-        for place, side in enumerate(ROUND):
-            load = run_load(
-                server.target(side), workload, PAYLOADS, seconds=TURN_S, warm_up_s=WARM_UP_S, max_lag_ms=inf
-            )
-            turns.append(Turn(round_number, place, side, load.seconds, load.recording, load.incomplete, load.invalid))
-    return turns
+    targets = {side: server.target(side) for side in Side}
+    plan = Plan(targets, SCHEDULE, number * FEWEST_ROUNDS, TURN_S, WARM_UP_S, MAX_LAG_MS)
+    return [turn for round_number in range(FEWEST_ROUNDS) for turn in run_round(plan, round_number, PAYLOADS)]
 
 
 def said(turns: Sequence[Turn]) -> str:
-    """What the comparison makes of them. The generator's lag is judged over all: a turn's p99 is its worst request."""
-    together = Recording()
-    for turn in turns:
-        together.merge(turn.recording)
-    lag_ms = together.percentile_ms(Stage.LAG, 99)
-    if lag_ms is None or lag_ms > MAX_LAG_MS:
-        return f"the generator was late: p99 send lag {lag_ms} ms"
+    """What the comparison makes of them."""
+    if reason := late(merged(turn.recording for turn in turns), MAX_LAG_MS):
+        return reason
     return next(difference.says for difference in compare(turns).differences if difference.metric == PRIMARY)
 
 
