@@ -7,13 +7,18 @@ seven; a tally in memory takes 0.1. So a worker tallies, and publishes once a se
 
 from __future__ import annotations
 
+import atexit
 import os
+import secrets
+import shutil
+import tempfile
 from bisect import bisect_left
 from collections import Counter as Count
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from bentoml._internal.configuration.containers import BentoMLContainer  # the folder has no public setting
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -109,6 +114,16 @@ class Metrics:
 def metrics() -> Metrics:
     """This process's."""
     return Metrics()
+
+
+def keep_apart() -> None:
+    """Before the workers start: their files in a folder of this service alone, which is gone when the service is.
+
+    BentoML's is one for all services of a user, and each empties it when it starts.
+    """
+    folder = Path(tempfile.gettempdir()) / f"preflight-metrics-{secrets.token_hex(8)}"
+    BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def forget_the_dead() -> None:

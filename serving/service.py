@@ -29,7 +29,7 @@ from serving.drain import drain_on_sigterm
 from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, read_keys
 from serving.logs import set_up
-from serving.metrics import metrics
+from serving.metrics import keep_apart, metrics
 from serving.opened import Opened
 from serving.protocol import bound_connections
 from serving.routing import routing
@@ -44,6 +44,7 @@ IMAGE = bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro="non
 
 logger = logging.getLogger("bentoml.serve")
 opened = Opened()
+keep_apart()
 
 
 class Service(bentoml.Service[Any]):  # type: ignore[misc]  # resolved lazily, as all that BentoML exports

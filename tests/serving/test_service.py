@@ -69,24 +69,30 @@ def test_it_answers_and_is_ready(service: LocalService) -> None:
     assert "bentoml_service_request" in httpx.get(f"{service.url}/metrics").text
 
 
-def test_metrics_tell_stages_refusals_and_what_is_served(exported_pair: tuple[str, str], tmp_path: Path) -> None:
-    """In a home of its own: services that share one wipe each other's figures."""
-    for tag in exported_pair:
-        model = bentoml.models.get(tag)
-        shutil.copytree(model.path, tmp_path / "models" / str(model.tag.name) / str(model.tag.version))
-    environment = {"BENTOML_HOME": str(tmp_path), "SERVING_MODELS": ",".join(exported_pair)}
-    with local_service(environment=environment, folder=ROOT) as running:
+def not_images(service: LocalService) -> float:
+    """So many it has counted."""
+    shown = httpx.get(f"{service.url}/metrics").text
+    return sum(map(float, re.findall(r'^preflight_refused_total{reason="not_an_image"} (.*)', shown, re.MULTILINE)))
+
+
+def test_metrics_tell_stages_refusals_and_what_is_served(exported_pair: tuple[str, str], service: LocalService) -> None:
+    """Of one service: another that has the same home keeps its own."""
+    before = not_images(service)
+    with local_service(environment={"SERVING_MODELS": ",".join(exported_pair)}, folder=ROOT) as running:
         for variant in PAIR:
             post(running.url, encoded(), f"?variant={variant}")
-        post(running.url, b"no image")
+        for _ in range(3):
+            post(running.url, b"no image")
         post(running.url, encoded(), "?variant=other")
         httpx.get(f"{running.url}/v2/models/other")
         shown = httpx.get(f"{running.url}/metrics").text
+        post(service.url, b"no image")
+        assert not_images(service) == before + 1
     for variant in PAIR:
         for stage in ("receive", "queue", "decode", "infer", "answer"):
             assert f'preflight_stage_seconds_count{{stage="{stage}",variant="{variant}"}} 1.0' in shown
         assert re.search(rf'preflight_variant_info{{device="cpu",.*variant="{variant}".*}} 1\.0', shown)
-    assert 'preflight_refused_total{reason="not_an_image"} 1.0' in shown
+    assert 'preflight_refused_total{reason="not_an_image"} 3.0' in shown
     assert 'preflight_refused_total{reason="unknown_variant"} 2.0' in shown
 
 
