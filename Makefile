@@ -91,6 +91,7 @@ kube-e2e: $(VENV)/dev ## on the cluster that kubectl reaches: deploy, roll out, 
 	$(BIN)/python -m deploy.kube_e2e $(KUBE_E2E_OPTIONS)
 bench: export ## measure this machine; figures go to build/bench
 	$(BIN)/python -m loadtests startup
+	$(BIN)/python -m loadtests.explain_bench
 	$(BIN)/python -m export bench
 # Other serving frameworks pin what ours does not need: they get an environment of their own, about 310 MB.
 $(PEERS)/ready: requirements/bench-peers.txt

@@ -39,17 +39,29 @@ class Cluster:
     def rolled_out(self) -> None:
         self.kubectl("rollout", "status", "deployment/preflight", f"--timeout={READY_WITHIN}")
 
+    def version(self) -> dict[str, Any]:
+        """Of the API server, and of each node."""
+        server = json.loads(self.kubectl("version", "--output", "json"))["serverVersion"]["gitVersion"]
+        nodes = json.loads(self.kubectl("get", "nodes", "--output", "json"))["items"]
+        told = ("kubeletVersion", "containerRuntimeVersion", "kernelVersion")
+        info = {each["metadata"]["name"]: each["status"]["nodeInfo"] for each in nodes}
+        return {"server": server, "nodes": {name: {key: of[key] for key in told} for name, of in info.items()}}
+
     def pods(self) -> list[str]:
         selected = "app.kubernetes.io/name=preflight"
         return self.kubectl("get", "pods", "--selector", selected, "--output", "name").split()
 
 
-def deployed(overlay: str, image: str) -> str:
-    """The overlay's manifests with this image, as YAML."""
+def deployed(overlay: str, image: str, cpu: str = "") -> str:
+    """The overlay's manifests with this image and, where it is given, this much CPU for each pod, as YAML."""
     found = objects(render(OVERLAYS / overlay))
     for each in found:
         if each["kind"] == "Deployment":
-            each["spec"]["template"]["spec"]["containers"][0]["image"] = image
+            container = each["spec"]["template"]["spec"]["containers"][0]
+            container["image"] = image
+            if cpu:
+                for bound in container["resources"].values():
+                    bound["cpu"] = cpu
     return yaml.safe_dump_all(found)
 
 
@@ -94,22 +106,28 @@ def under_load(cluster: Cluster, options: argparse.Namespace, what: str) -> dict
     return {"what": what, "took_s": round(took_s, 1), **json.loads(log.strip().splitlines()[-1])}
 
 
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m deploy.kube_e2e", description=__doc__)
+    top.add_argument("--image", default="preflight:cpu", help="deployed first")
+    top.add_argument("--to-image", default="preflight:next", help="rolled to; another tag of the same image will do")
+    top.add_argument("--load-image", default="preflight-loadtest:0.1.0")
+    top.add_argument("--overlay", default="plain", choices=sorted(path.name for path in OVERLAYS.iterdir()))
+    top.add_argument("--cpu", default="", help="of each pod, for nodes too small for three (default: the overlay's)")
+    top.add_argument("--rate", type=float, default=50, help="requests a second")
+    top.add_argument("--takes", type=float, default=90, help="seconds to allow a rollout")
+    top.add_argument("--namespace", default="preflight-e2e", help="made, and deleted at the end")
+    top.add_argument("--out", type=Path, default=Path("build/kube-e2e.json"))
+    return top
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m deploy.kube_e2e", description=__doc__)
-    parser.add_argument("--image", default="preflight:cpu", help="deployed first")
-    parser.add_argument("--to-image", default="preflight:next", help="rolled to; another tag of the same image will do")
-    parser.add_argument("--load-image", default="preflight-loadtest:0.1.0")
-    parser.add_argument("--overlay", default="plain", choices=sorted(path.name for path in OVERLAYS.iterdir()))
-    parser.add_argument("--rate", type=float, default=50, help="requests a second")
-    parser.add_argument("--takes", type=float, default=90, help="seconds to allow a rollout")
-    parser.add_argument("--namespace", default="preflight-e2e", help="made, and deleted at the end")
-    parser.add_argument("--out", type=Path, default=Path("build/kube-e2e.json"))
-    options = parser.parse_args()
+    options = parser().parse_args()
     cluster = Cluster(options.namespace)
     try:
+        version = cluster.version()
         cluster.kubectl("create", "namespace", options.namespace)
         try:
-            cluster.kubectl("apply", "--filename", "-", given=deployed(options.overlay, options.image))
+            cluster.kubectl("apply", "--filename", "-", given=deployed(options.overlay, options.image, options.cpu))
             cluster.rolled_out()
             reports = [under_load(cluster, options, what) for what in ("rollout", "killed pod")]
         finally:
@@ -119,7 +137,8 @@ def main() -> None:
     except (ManifestError, subprocess.CalledProcessError) as error:
         sys.exit(f"{error}; does `kubectl cluster-info` answer, and do its nodes have the images?")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(reports, indent=2) + "\n")
+    measured = {"cluster": version, "options": vars(options) | {"out": str(options.out)}, "reports": reports}
+    options.out.write_text(json.dumps(measured, indent=2) + "\n")
     for report in reports:
         print(
             f"{report['what']}: {report['failed']} of {report['requests']} failed {report['by']}, {report['took_s']} s"

@@ -1,4 +1,4 @@
-"""Command line of `serving`: classify photographs by a running service, make an API key, list the settings.
+"""Command line of `serving`: classify photographs by a running service, make an API key, list settings and routes.
 
 The service itself is `bentoml serve serving.service:Preflight`.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from serving import classify_command
+from serving import classify_command, http_reference
+from serving.client import Client, ClientError
 from serving.config import reference
 from serving.keys import Scope, new_key
 
@@ -20,6 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def settings(_: argparse.Namespace) -> int:
     print(reference())
+    return 0
+
+
+def routes(options: argparse.Namespace) -> int:
+    try:
+        with Client(options.url) as client:
+            print(http_reference.markdown(client.description()), end="")
+    except ClientError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 
@@ -38,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     classify_command.add(commands)
     command = commands.add_parser("settings", help="print every environment variable that the service reads")
     command.set_defaults(run=settings)
+    command = commands.add_parser("reference", help="print what a running service answers, route by route, in Markdown")
+    command.set_defaults(run=routes)
+    command.add_argument("--url", default="http://localhost:3000", help="of the service")
     command = commands.add_parser("key", help="make an API key; prints it, and the line that lets it in")
     command.set_defaults(run=key)
     command.add_argument("--scope", type=Scope, choices=list(Scope), default=Scope.PREDICT, help="default: predict")

@@ -83,6 +83,11 @@ class Client:
         found: list[dict[str, Any]] = self.send("GET", "/variants").json()["variants"]
         return found
 
+    def description(self) -> dict[str, Any]:
+        """The service's OpenAPI document."""
+        found: dict[str, Any] = self.send("GET", "/docs.json").json()
+        return found
+
     def post(self, path: str, **content: Any) -> httpx.Response:
         return self.send("POST", path, **content)
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,28 @@ from serving.classifier import Served
 from serving.errors import RequestError, wrong_method
 from serving.metrics import metrics
 from serving.opened import Opened
+from serving.protocol_answers import (
+    ConfiguredTensor,
+    Duration,
+    InferenceStatistics,
+    ModelConfiguration,
+    ModelMetadata,
+    ModelReady,
+    ModelStatistics,
+    ProtocolError,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    Statistics,
+    TensorMetadata,
+)
 from serving.tensor_request import DATATYPES, HEADER_LENGTH, TensorRequest, read_request, write_answer
 from serving.work import Moments, Work
 
-SERVER = "preflight"
+SERVER: ServerMetadata = {
+    "name": "preflight", "version": "1", "extensions": ["binary_tensor_data", "classification"]
+}  # fmt: skip
+LIVE: ServerLive = {"live": True}
 PATH = re.compile(
     r"/v2/models/(?P<variant>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>ready|config|stats|infer))?/?"
 )
@@ -53,14 +71,14 @@ class InferenceProtocol:
         if call.method != (method := "POST" if posts else "GET"):
             raise wrong_method(call.method, method)
         if path == "/v2":
-            return answer({"name": SERVER, "version": "1", "extensions": ["binary_tensor_data", "classification"]})
+            return answer(SERVER)
         if path == "/v2/health/live":
-            return answer({"live": True})
+            return answer(LIVE)
         if path == "/v2/health/ready":
-            return readiness({}, self.opened.is_ready)
+            server: ServerReady = {"ready": self.opened.is_ready}
+            return readiness(server, server["ready"])
         if path == "/v2/models/stats":
-            served = self.opened.ready().served
-            return answer({"model_stats": [self.statistics(each) for each in served.values()]})
+            return answer(self.statistics(*self.opened.ready().served.values()))
         if match is not None:
             return await self.model(call, match)
         raise RequestError(HTTPStatus.NOT_FOUND, "unknown_path", f"{path} is not part of the protocol")
@@ -79,10 +97,11 @@ class InferenceProtocol:
         if match["what"] == "infer":
             return await self.infer(call, served)
         if match["what"] == "stats":
-            return answer({"model_stats": [self.statistics(served)]})
+            return answer(self.statistics(served))
         if match["what"] == "ready":
-            return readiness({"name": served.manifest.variant}, served.runner.fault is None)
-        return answer(DESCRIPTIONS[match["what"]](served))
+            model: ModelReady = {"name": served.manifest.variant, "ready": served.runner.fault is None}
+            return readiness(model, model["ready"])
+        return answer(configuration(served) if match["what"] == "config" else metadata(served))
 
     async def infer(self, call: Call, served: Served) -> Response:
         called = time.perf_counter()
@@ -97,18 +116,10 @@ class InferenceProtocol:
         metrics().answered(served.manifest.variant, images, stages_s.items())
         return response
 
-    def statistics(self, served: Served) -> dict[str, Any]:
-        """Of this worker, in Triton's words; durations in ns."""
-        counts = self.counts[served.manifest.variant]
-        durations = {name: {"count": counts["requests"], "ns": counts[name]} for name in STAGES}
-        durations["success"] = {"count": counts["requests"], "ns": sum(counts[name] for name in STAGES)}
-        return {
-            "name": served.manifest.variant,
-            "version": served.version,
-            "inference_count": counts["images"],
-            "execution_count": counts["requests"],
-            "inference_stats": durations,
-        }
+    def statistics(self, *served: Served) -> ModelStatistics:
+        """Of this worker."""
+        counts = {each.manifest.variant: self.counts[each.manifest.variant] for each in served}
+        return {"model_stats": [statistics_of(each, counts[each.manifest.variant]) for each in served]}
 
 
 def inference(content: bytes, call: Call, served: Served, moments: Moments) -> Work[Response]:
@@ -127,12 +138,32 @@ def inference(content: bytes, call: Call, served: Served, moments: Moments) -> W
     return Work(read, write, moments, call.deadline)
 
 
-def readiness(subject: dict[str, Any], is_ready: bool) -> Response:
+def statistics_of(served: Served, counts: Counter[str]) -> Statistics:
+    def lasted(*stages: str) -> Duration:
+        return {"count": counts["requests"], "ns": sum(counts[stage] for stage in stages)}
+
+    stages: InferenceStatistics = {
+        "queue": lasted("queue"),
+        "compute_input": lasted("compute_input"),
+        "compute_infer": lasted("compute_infer"),
+        "compute_output": lasted("compute_output"),
+        "success": lasted(*STAGES),
+    }
+    return {
+        "name": served.manifest.variant,
+        "version": served.version,
+        "inference_count": counts["images"],
+        "execution_count": counts["requests"],
+        "inference_stats": stages,
+    }
+
+
+def readiness(content: ServerReady | ModelReady, is_ready: bool) -> Response:
     """What is served has answered a warm-up; a device may have failed since."""
-    return answer(subject | {"ready": is_ready}, HTTPStatus.OK if is_ready else HTTPStatus.BAD_REQUEST)
+    return answer(content, HTTPStatus.OK if is_ready else HTTPStatus.BAD_REQUEST)
 
 
-def metadata(served: Served) -> dict[str, Any]:
+def metadata(served: Served) -> ModelMetadata:
     manifest = served.manifest
     return {
         "name": manifest.variant,
@@ -143,37 +174,34 @@ def metadata(served: Served) -> dict[str, Any]:
     }
 
 
-def configuration(served: Served) -> dict[str, Any]:
-    """Triton's model configuration, as far as its clients read it."""
+def configuration(served: Served) -> ModelConfiguration:
     manifest = served.manifest
-    tensors = {"input": manifest.input, "output": manifest.output}
     return {
         "name": manifest.variant,
         "platform": platform(served),
         "backend": served.runner.runtime.partition(" ")[0],
         "max_batch_size": manifest.max_batch_size,
-    } | {
-        kind: [{"name": each.name, "data_type": TRITON_TYPES[each.dtype], "dims": list(each.shape[1:])}]
-        for kind, each in tensors.items()
+        "input": [configured(manifest.input)],
+        "output": [configured(manifest.output)],
     }
 
 
-DESCRIPTIONS = {None: metadata, "config": configuration}
+def configured(tensor: TensorSpec) -> ConfiguredTensor:
+    """Its first size, the batch's, has a place of its own."""
+    sizes = [size for size in tensor.shape if isinstance(size, int)]
+    return {"name": tensor.name, "data_type": TRITON_TYPES[tensor.dtype], "dims": sizes}
 
 
 def platform(served: Served) -> str:
     return "onnxruntime_onnx" if served.runner.engine is None else "tensorrt_plan"
 
 
-def described(tensor: TensorSpec) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "datatype": DATATYPES[tensor.dtype],
-        "shape": [-1 if size == "batch" else size for size in tensor.shape],
-    }
+def described(tensor: TensorSpec) -> TensorMetadata:
+    sizes = [size if isinstance(size, int) else -1 for size in tensor.shape]
+    return {"name": tensor.name, "datatype": DATATYPES[tensor.dtype], "shape": sizes}
 
 
-def answer(content: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+def answer(content: Mapping[str, object], status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(to_json(content), status, media_type="application/json")
 
 
@@ -183,4 +211,5 @@ def as_protocol(error: RequestError) -> Response:
     text = said.message
     text += f"; found {said.found}" if said.found else ""
     text += f"; accepted: {', '.join(said.accepted)}" if said.accepted else ""
-    return Response(to_json({"error": text}), error.status, error.headers, "application/json")
+    content: ProtocolError = {"error": text}
+    return Response(to_json(content), error.status, error.headers, "application/json")

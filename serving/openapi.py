@@ -12,25 +12,18 @@ from pydantic import TypeAdapter
 from serving.answers import BatchAnswer, Classification, Explanation, Variants
 from serving.classifier import Classifier
 from serving.errors import ErrorAnswer
+from serving.openapi_parts import (
+    CLASSIFY_ERRORS,
+    ERRORS,
+    error_responses,
+    form,
+    id_parameter,
+    parameter,
+    response,
+    timeout_parameter,
+)
+from serving.openapi_protocol import BODIES, protocol_paths
 
-ERRORS = {
-    HTTPStatus.BAD_REQUEST: "a bad deadline",
-    HTTPStatus.UNAUTHORIZED: "no API key that is known here, where keys are asked for",
-    HTTPStatus.FORBIDDEN: "an API key for something else",
-    HTTPStatus.METHOD_NOT_ALLOWED: "this route answers another method",
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "too many bytes of headers",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service",
-    HTTPStatus.SERVICE_UNAVAILABLE: "not ready",
-    HTTPStatus.GATEWAY_TIMEOUT: "not answered within the deadline",
-}
-CLASSIFY_ERRORS = ERRORS | {
-    HTTPStatus.BAD_REQUEST: "no readable image, malformed multipart, a bad or unknown parameter or deadline",
-    HTTPStatus.NOT_FOUND: "the variant is not served here",
-    HTTPStatus.REQUEST_TIMEOUT: "the body came too slowly",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or too many pixels",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted",
-    HTTPStatus.TOO_MANY_REQUESTS: "overloaded; retry after the seconds in Retry-After",
-}
 EXPLAIN_ERRORS = CLASSIFY_ERRORS | {
     HTTPStatus.NOT_FOUND: "the variant is not served here, or was exported without class maps"
 }
@@ -43,7 +36,7 @@ def document(classifier: Classifier) -> bytes:
     _, definitions = TypeAdapter.json_schemas(
         [
             (model.__name__, "serialization", TypeAdapter[Any](model))
-            for model in (Classification, Explanation, BatchAnswer, Variants, ErrorAnswer)
+            for model in (Classification, Explanation, BatchAnswer, Variants, ErrorAnswer, *BODIES)
         ],
         ref_template="#/components/schemas/{model}",
     )
@@ -114,6 +107,7 @@ def document(classifier: Classifier) -> bytes:
                 "/classify/batch": {"post": batch},
                 "/explain": {"post": explain},
                 "/variants": {"get": variants},
+                **protocol_paths(classifier),
                 "/ui/": {"get": page},
                 "/readyz": {"get": {"summary": "Every variant has run a warm-up inference", "responses": plain}},
                 "/livez": {"get": {"summary": "The worker answers", "responses": plain}},
@@ -144,28 +138,6 @@ def parameters(classifier: Classifier) -> list[dict[str, Any]]:
             "default: 5, or all classes",
         ),
         parameter("X-Client-Key", {"type": "string"}, "who always gets the same variant of a split", "header"),
-        parameter(
-            "X-Request-Timeout-Ms",
-            {"type": "integer", "minimum": 1, "maximum": 10**9 - 1},
-            f"answer 504 after this time; at most {classifier.settings.max_timeout_ms}",
-            "header",
-        ),
-        parameter("X-Request-Id", {"type": "string"}, "comes back with the answer, and is in the log", "header"),
+        timeout_parameter(classifier.settings.max_timeout_ms),
+        id_parameter(),
     ]
-
-
-def form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": [name], "properties": {name: schema}}
-
-
-def parameter(name: str, schema: dict[str, Any], description: str, place: str = "query") -> dict[str, Any]:
-    return {"name": name, "in": place, "required": False, "schema": schema, "description": description}
-
-
-def error_responses(reasons: dict[HTTPStatus, str]) -> dict[str, Any]:
-    return {str(int(status)): response(reason, ErrorAnswer.__name__) for status, reason in reasons.items()}
-
-
-def response(description: str, model: str) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}

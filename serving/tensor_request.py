@@ -25,28 +25,32 @@ HEADER_LENGTH = b"inference-header-content-length"
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 
-class Tensor(BaseModel):
-    """An input; unknown parameters are ignored, as the protocol wants."""
+class RequestInput(BaseModel):
+    """Pixels; unknown parameters are ignored, as the protocol wants."""
 
     name: str
     datatype: str
     shape: list[int] = Field(max_length=8)
-    parameters: dict[str, Any] = {}
-    data: Any = None
+    parameters: dict[str, Any] = Field({}, description="`binary_data_size`: bytes of the tensor behind the JSON")
+    data: Any = Field(None, description="whole numbers from 0 to 255, flat or nested; none where they come as bytes")
 
 
-class Wanted(BaseModel):
+class RequestOutput(BaseModel):
     """An output that is asked for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(
+        {}, description="`binary_data`: the tensor as bytes; `classification`: so many best classes in place of logits"
+    )
 
 
-class Body(BaseModel):
+class InferenceRequest(BaseModel):
+    """What the answer is to be of; where raw tensors follow, a header says how long it is."""
+
     id: str = ""
-    inputs: list[Tensor] = Field(max_length=8)
-    outputs: list[Wanted] = Field(default=[], max_length=8)
-    parameters: dict[str, Any] = {}
+    inputs: list[RequestInput] = Field(max_length=8)
+    outputs: list[RequestOutput] = Field(default=[], max_length=8)
+    parameters: dict[str, Any] = Field({}, description="`binary_data_output`: every output as bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def read_request(content: bytes, header_length: bytes | None, manifest: Manifest
     """Raises RequestError (400) where anything is not as the model's metadata says."""
     end = len(content) if header_length is None else json_length(header_length, len(content))
     try:
-        body = Body.model_validate(from_json(content[:end]))
+        body = InferenceRequest.model_validate(from_json(content[:end]))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -82,14 +86,14 @@ def json_length(text: bytes, size: int) -> int:
     return int(text)
 
 
-def only(inputs: list[Tensor], name: str) -> list[Tensor]:
+def only(inputs: list[RequestInput], name: str) -> list[RequestInput]:
     if [tensor.name for tensor in inputs] != [name]:
         found = ", ".join(tensor.name for tensor in inputs) or "none"
         raise bad("bad_inputs", "the model has another input", found, name)
     return inputs
 
 
-def read_outputs(body: Body, manifest: Manifest) -> tuple[int, bool]:
+def read_outputs(body: InferenceRequest, manifest: Manifest) -> tuple[int, bool]:
     name = manifest.output.name
     unknown = [output.name for output in body.outputs if output.name != name]
     if unknown or len(body.outputs) > 1:
@@ -104,7 +108,7 @@ def read_outputs(body: Body, manifest: Manifest) -> tuple[int, bool]:
     return min(classes, len(manifest.labels)), binary
 
 
-def read_pixels(tensor: Tensor, raw: memoryview, manifest: Manifest) -> NDArray[np.uint8]:
+def read_pixels(tensor: RequestInput, raw: memoryview, manifest: Manifest) -> NDArray[np.uint8]:
     expected = (manifest.max_batch_size, *manifest.input.shape[1:])
     datatype = DATATYPES[manifest.input.dtype]
     if tensor.datatype != datatype:
@@ -127,7 +131,7 @@ def read_pixels(tensor: Tensor, raw: memoryview, manifest: Manifest) -> NDArray[
     return np.frombuffer(raw, np.uint8).reshape(tensor.shape)
 
 
-def from_numbers(tensor: Tensor, size: int, surplus: int) -> NDArray[np.uint8]:
+def from_numbers(tensor: RequestInput, size: int, surplus: int) -> NDArray[np.uint8]:
     try:
         array = np.asarray(tensor.data)
     except ValueError:  # rows of different lengths

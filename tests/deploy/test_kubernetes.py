@@ -186,6 +186,7 @@ def test_the_load_of_the_cluster_test_is_a_valid_pod_that_no_policy_of_the_servi
     (load,) = objects(load_pod("preflight-loadtest:0.1.0", 50, 60))
     assert not [wrong for version in VERSIONS for wrong in problems(load, version)]
     assert "labels" not in load["metadata"]
-    named = {each["kind"]: each for each in objects(deployed("plain", "registry.example/preflight:7"))}
+    named = {each["kind"]: each for each in objects(deployed("plain", "registry.example/preflight:7", "500m"))}
+    assert {bound["cpu"] for bound in container(named)["resources"].values()} == {"500m"}
     assert container(named)["image"] == "registry.example/preflight:7"
     assert named["Service"] == rendered["plain"]["Service"]
