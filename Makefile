@@ -37,8 +37,9 @@ $(VENV)/dev: $(VENV)/python
 
 demo: $(VENV)/demo ## export both orderings, serve, classify a photograph, load-test, compare
 	$(BIN)/python demo.py
+# A file's tests share what they set up, and stay together; two processes, for two cores.
 test: $(VENV)/dev ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 fuzz: $(VENV)/dev ## 10,000 mutated images and 2,000 mutated requests of each route, against a running service
 	$(BIN)/python -m pytest tests/serving/test_mutations.py --hypothesis-profile=many
 check: $(VENV)/dev ## format, lint, types

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from export.artifact import MAX_BATCH_SIZE, ArtifactError, Precision, Runtime
-from export.bench import main as bench
 from export.class_maps import ClassMapsError
 from export.cuda import DeviceError, UnavailableError
 from export.engine_cache import default_folder
@@ -40,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["fold"]:
         return fold_file(arguments[1:])
     if arguments[:1] == ["bench"]:
+        from export.bench import main as bench  # noqa: PLC0415  scipy's statistics and OpenVINO take another
+
         return bench(arguments[1:])
     if arguments[:1] == ["gpu-bench"]:
         from export.gpu_bench import main as gpu_bench  # noqa: PLC0415  torch.fx takes a second to import

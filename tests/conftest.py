@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +34,12 @@ settings.register_profile("many", max_examples=10_000, deadline=None, database=N
 settings.load_profile("few")
 
 
+LONGEST = ("test_documented_commands.py", "test_gpu_check.py")  # begun first: nobody waits for them at the end
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # `nohup make test &` has Ctrl-C ignored, by all that tests start too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "shared_data: needs CIFAR-10 and odd images in ../shared/data")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "wrk: needs wrk, the client of the serving benchmark")
@@ -73,6 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "gpu": (has_gpu, "needs a CUDA device"),
         "no_gpu": (not has_gpu, "needs a machine without a CUDA device"),
     }
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         for name, (is_met, reason) in unmet.items():
             if item.get_closest_marker(name) and not is_met:
