@@ -47,6 +47,10 @@ class Cluster:
         info = {each["metadata"]["name"]: each["status"]["nodeInfo"] for each in nodes}
         return {"server": server, "nodes": {name: {key: of[key] for key in told} for name, of in info.items()}}
 
+    def url(self) -> str:
+        """Of the service, by its address: whether names are resolved is not what is asked here."""
+        return "http://" + self.kubectl("get", "service", "preflight", "--output", "jsonpath={.spec.clusterIP}")
+
     def pods(self) -> list[str]:
         selected = "app.kubernetes.io/name=preflight"
         return self.kubectl("get", "pods", "--selector", selected, "--output", "name").split()
@@ -65,9 +69,9 @@ def deployed(overlay: str, image: str, cpu: str = "") -> str:
     return yaml.safe_dump_all(found)
 
 
-def load_pod(image: str, rate: float, seconds: float) -> str:
+def load_pod(image: str, url: str, rate: float, seconds: float) -> str:
     """It carries no label of the service's, so that its policy does not keep the load in."""
-    command = ["python", "-m", "loadtests.steady", "http://preflight"]
+    command = ["python", "-m", "loadtests.steady", url]
     container = {
         "name": "load",
         "image": image,
@@ -87,7 +91,9 @@ def under_load(cluster: Cluster, options: argparse.Namespace, what: str) -> dict
     """Do `what`, a rollout or a pod's death, while requests go on; what became of them, and how long it took."""
     seconds = 2 * SETTLES_S + options.takes
     cluster.kubectl("delete", "pod", LOAD, "--ignore-not-found", "--wait")
-    cluster.kubectl("apply", "--filename", "-", given=load_pod(options.load_image, options.rate, seconds))
+    cluster.kubectl(
+        "apply", "--filename", "-", given=load_pod(options.load_image, cluster.url(), options.rate, seconds)
+    )
     cluster.kubectl("wait", "--for=condition=Ready", f"pod/{LOAD}", f"--timeout={READY_WITHIN}")
     time.sleep(SETTLES_S)
     begun = time.perf_counter()

@@ -183,7 +183,7 @@ def test_locust_comes_as_a_component(tmp_path: Path) -> None:
 def test_the_load_of_the_cluster_test_is_a_valid_pod_that_no_policy_of_the_service_holds(
     rendered: dict[str, Objects],
 ) -> None:
-    (load,) = objects(load_pod("preflight-loadtest:0.1.0", 50, 60))
+    (load,) = objects(load_pod("preflight-loadtest:0.1.0", "http://10.96.0.7", 50, 60))
     assert not [wrong for version in VERSIONS for wrong in problems(load, version)]
     assert "labels" not in load["metadata"]
     named = {each["kind"]: each for each in objects(deployed("plain", "registry.example/preflight:7", "500m"))}
