@@ -24,7 +24,7 @@ SOURCES = [
     ROOT / "Makefile",
 ]
 OURS = ("models", "export", "serving", "loadtests", "deploy")
-ELSEWHERE = re.compile(r"OOMKilled|Read-only file system")  # what the kernel and Kubernetes say
+ELSEWHERE = re.compile(r"OOMKilled|Read-only file system|Address already in use")  # what others say
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 
 
