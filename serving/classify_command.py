@@ -133,7 +133,7 @@ def show_all(paths: Sequence[Path], ask: Ask, *, as_json: bool) -> list[Seen]:
             if as_json:
                 print(json.dumps(as_dict(each)), flush=True)
             elif each.answer is None:
-                errors.print(f"[bold]{escape(str(each.path))}[/]: {escape(each.problem)}")
+                errors.print(f"[bold]{escape(str(each.path))}[/]: {escape(each.problem)}", soft_wrap=True)
             else:
                 console.print(table(each.path, each.answer))
     return seen
