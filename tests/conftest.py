@@ -94,14 +94,19 @@ def photographs() -> Path:
     return Path(str(files("skimage"))) / "data"
 
 
-@pytest.fixture(scope="session")
-def exported_pair() -> tuple[str, str]:
-    """The exact tags of the shipped pair."""
+def registered(*arguments: str) -> tuple[str, ...]:
+    """The tags of what `python -m export` makes of these arguments."""
     from export.__main__ import choices, parser, settings_of
     from export.pipeline import export
 
-    options = parser().parse_args([*PAIR])
-    first, second = (export(choice, settings_of(options)) for choice in choices(options))
+    options = parser().parse_args(arguments)
+    return tuple(export(choice, settings_of(options)) for choice in choices(options))
+
+
+@pytest.fixture(scope="session")
+def exported_pair() -> tuple[str, str]:
+    """The exact tags of the shipped pair."""
+    first, second = registered(*PAIR)
     return first, second
 
 

@@ -21,7 +21,7 @@ from export.job import given
 from models.resnet import build
 from models.spec import spec_for
 from models.weights import Description, write_checkpoint
-from tests.conftest import PAIR, ROOT
+from tests.conftest import PAIR, ROOT, registered
 
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -37,15 +37,26 @@ def exported(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[
     return str(model.tag.version), Path(model.path)
 
 
+def kept(folder: Path, *arguments: str) -> tuple[str, Path]:
+    """What an export with these arguments makes, away from the store; its version and where it lies."""
+    import bentoml
+
+    (tag,) = registered(*arguments)
+    model = bentoml.models.get(tag)
+    left_out = shutil.ignore_patterns("model.yaml")  # is BentoML's
+    return str(model.tag.version), Path(shutil.copytree(model.path, folder / "artifact", ignore=left_out))
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return kept(tmp_path_factory.mktemp("untrained"), "resnet8-preact", "--untrained")
+
+
 @pytest.fixture
-def artifact(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> tuple[str, Path]:
+def artifact(untrained: tuple[str, Path], tmp_path: Path) -> tuple[str, Path]:
     """A copy of an untrained artifact, to be spoiled."""
-    version, folder = exported(["resnet8-preact", "--untrained"], capsys)
-    copy = tmp_path / "artifact"
-    copy.mkdir()
-    for name in ("manifest.json", "model.onnx", "explain.onnx"):
-        (copy / name).write_bytes((folder / name).read_bytes())
-    return version, copy
+    version, folder = untrained
+    return version, Path(shutil.copytree(folder, tmp_path / "artifact"))
 
 
 def test_an_untrained_artifact_says_so_and_says_what_was_not_measured(artifact: tuple[str, Path]) -> None:

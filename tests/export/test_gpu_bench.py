@@ -32,6 +32,12 @@ from tests.export.test_graph import served
 from tests.host_gpu import HostCudart, HostTensorRt
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
+    """Of the networks that all tests here build."""
+    return EngineCache(tmp_path_factory.mktemp("engines"))
+
+
 @pytest.fixture
 def cudart() -> HostCudart:
     return HostCudart()
@@ -58,10 +64,9 @@ def host_rtx(cudart: HostCudart, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cells_are_written_as_they_come_and_not_run_again(
-    cudart: HostCudart, host_rtx: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cudart: HostCudart, host_rtx: None, tmp_path: Path, engines: EngineCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cache = EngineCache(tmp_path / "engines")
-    assert run([8], 6, tmp_path, Cuda(cudart), cache) == 0
+    assert run([8], 6, tmp_path, Cuda(cudart), engines) == 0
     cells = cells_of(tmp_path, cudart)
     assert {(cell["precision"], cell["batch"]) for cell in cells} == {(p, b) for p in Precision for b in (1, 3)}
     for cell in cells:
@@ -80,27 +85,27 @@ def test_cells_are_written_as_they_come_and_not_run_again(
     killed = tmp_path / "cells" / f"{Cell(8, GpuRuntime.TENSORRT_RTX, Precision.FP16, 3)}.json"
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     killed.unlink()
-    assert run([8], 6, tmp_path, Cuda(cudart), cache) == 0
+    assert run([8], 6, tmp_path, Cuda(cudart), engines) == 0
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     assert [path for path in after if after[path] != before[path]] == [killed]
 
 
 def test_a_cell_that_fails_is_named_and_the_others_go_on(
-    cudart: HostCudart, host_rtx: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cudart: HostCudart, host_rtx: None, tmp_path: Path, engines: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
         raise UnavailableError("no kernel for this")
 
     with monkeypatch.context() as broken:
         broken.setattr(gpu_bench, "to_fp16", fails)
-        assert run([8], 6, tmp_path, Cuda(cudart), EngineCache(tmp_path / "engines")) == 4
+        assert run([8], 6, tmp_path, Cuda(cudart), engines) == 4
     failed = {cell["precision"] for cell in cells_of(tmp_path, cudart) if "failed" in cell}
     assert failed == {"fp16"}
     assert "failed: UnavailableError: no kernel" in as_text(
         next(cell for cell in cells_of(tmp_path, cudart) if "failed" in cell)
     )
     assert not cudart.leaks
-    run([8], 6, tmp_path, Cuda(cudart), EngineCache(tmp_path / "engines"))  # what failed is tried again
+    run([8], 6, tmp_path, Cuda(cudart), engines)  # what failed is tried again
     assert not [cell for cell in cells_of(tmp_path, cudart) if "failed" in cell]
 
 

@@ -35,7 +35,7 @@ from export.to_onnx import to_onnx
 from models.spec import Shortcut
 from serving.runners.machine import Machine
 from tests.conftest import PAIR
-from tests.export.test_artifact import exported
+from tests.export.test_artifact import exported, kept
 from tests.export.test_engine_session import described
 from tests.export.test_graph import served
 from tests.host_gpu import HostCudart, HostTensorRt, tensorrt_rtx
@@ -120,16 +120,17 @@ def test_exporting_again_takes_the_engine_from_the_cache(
     assert len({path.name.partition("-")[0] for path in (tmp_path / "engines").glob("*.engine")}) == 2
 
 
+@pytest.fixture(scope="module")
+def with_engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("engine")
+    return kept(folder, "resnet8-preact", "--untrained", *RTX, "--engine-cache", str(folder / "cache"))
+
+
 @pytest.fixture
-def artifact(cache: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, Path]:
+def artifact(with_engine: tuple[str, Path], tmp_path: Path) -> tuple[str, Path]:
     """A copy of an artifact with an engine, to be spoiled."""
-    version, folder = exported(["resnet8-preact", "--untrained", *RTX, *cache], capsys)
-    copy = tmp_path / "artifact"
-    copy.mkdir()
-    for path in folder.iterdir():
-        if path.name != "model.yaml":
-            (copy / path.name).write_bytes(path.read_bytes())
-    return version, copy
+    version, folder = with_engine
+    return version, Path(shutil.copytree(folder, tmp_path / "artifact"))
 
 
 def test_a_truncated_engine_is_refused(artifact: tuple[str, Path]) -> None:

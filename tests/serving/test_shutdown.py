@@ -13,10 +13,8 @@ import bentoml
 import httpx2 as httpx
 import psutil
 
-from export.__main__ import choices, parser, settings_of
-from export.pipeline import export
 from loadtests.local_service import LocalService, local_service
-from tests.conftest import PAIR, ROOT
+from tests.conftest import PAIR, ROOT, registered
 from tests.serving.test_http_api import encoded
 from tests.serving.test_service import post
 
@@ -90,8 +88,7 @@ def test_a_killed_worker_harms_what_it_had_alone_and_comes_back_with_the_version
     with local_service(environment={"SERVING_WORKERS": "2"}, folder=ROOT) as running:
         until(lambda: started(running) == 2)
         before = httpx.get(f"{running.url}/variants").json()
-        options = parser().parse_args([PAIR[0], "--untrained", "--max-batch-size", "7"])
-        (newer,) = (export(choice, settings_of(options)) for choice in choices(options))
+        (newer,) = registered(PAIR[0], "--untrained", "--max-batch-size", "7")
         users = Users(running.url, 2 * users_of_each)
         until(lambda: users.statuses[200] > 100)
         killed, other = workers(running)
