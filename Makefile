@@ -103,8 +103,7 @@ $(PEERS)/ready: requirements/bench-peers.txt
 bench-serving: $(VENV)/demo $(PEERS)/ready ## compare the service with other frameworks, a bare server and none; needs wrk
 	$(BIN)/python -m loadtests.serving_bench $(BENCH_OPTIONS)
 bench-loadtests: $(VENV)/demo ## hold the load tests to answers that are known, and their generator to Locust's; 45 minutes
-	$(BIN)/python -m loadtests.generator_bench
-	$(BIN)/python -m loadtests.trust_bench
+	$(BIN)/python -m loadtests.generator_bench; generator=$$?; $(BIN)/python -m loadtests.trust_bench && exit $$generator
 WHEELS ?= wheelhouse
 WHEELS_PYTHON ?= 3.12
 wheelhouse: $(VENV)/dev ## collect wheels for a GPU machine without network, Python WHEELS_PYTHON, in WHEELS

@@ -22,7 +22,6 @@ from loadtests.sending import Request, Sender, rendered
 
 GONE_S = 2.0  # nobody could connect for so long: the server is no more
 BACK_OFF_S = 0.1  # of a user who could not connect, before the next attempt
-PROGRESS_S = 0.5
 ELSEWHERE = "send at a lower rate, or from more processes (locust --processes) or another machine"
 
 
@@ -69,7 +68,6 @@ def run_load(
     warm_up_s: float,
     patience_s: float = 10.0,
     max_lag_ms: float = 5.0,
-    on_progress: Callable[[float, Recording], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> Load:
     """Record the requests that are due (closed: sent) in `seconds`; those of the warm-up before are sent as well.
@@ -78,8 +76,7 @@ def run_load(
     warm-up's end. Requests still out at the end are waited for; each is given up `patience_s` after it was sent, and is
     then a failure whose latency nobody knows. The load is invalid where 1 % of the requests were sent more than
     `max_lag_ms` after they were due. It is incomplete where nobody could connect to the server for 2 s on end.
-    `on_progress` gets the seconds since the warm-up's end and what is recorded, twice a second; `on_outcome` each
-    outcome that is recorded. Raises Interrupted.
+    `on_outcome` gets each outcome that is recorded. Raises Interrupted.
     """
     raise_file_limit()
     hand_on_interrupts()
@@ -100,13 +97,13 @@ def run_load(
         )
 
     sender = Sender(target.host, patience_s=patience_s, origin=time.perf_counter() + warm_up_s)
-    with sender, older_objects_left_to_themselves(), progress(sender, recording, on_progress):
+    with sender, older_objects_left_to_themselves():
         try:
             if isinstance(workload, Open):
                 due = (at - warm_up_s for at in workload.schedule.endless(workload.seed))
                 ended_s = send_open(sender, ask, requests, due, seconds)
             else:
-                ended_s = send_closed(sender, ask, requests, workload.users, seconds)
+                ended_s = send_closed(sender, ask, requests, workload.users, seconds, warm_up_s / 2)
         except KeyboardInterrupt:
             ended_s = max(sender.now(), 0.0)
             raise Interrupted(load(ended_s, f"interrupted after {ended_s:.1f} s of {seconds:g} s")) from None
@@ -141,11 +138,17 @@ def send_closed(
     requests: Sequence[Request],
     users: int,
     seconds: float,
+    spread_s: float,
 ) -> float:
-    """When it ended, in seconds."""
+    """When it ended, in seconds. Users do not march in step: they begin one by one, each with another request.
 
-    def user(first: int) -> None:
-        upcoming = itertools.cycle([*requests[first:], *requests[:first]])  # users do not march in step
+    Where all answers take equally long, those who began together would ask together for good, and wait for each other.
+    """
+
+    def user(number: int) -> None:
+        first = number % len(requests)
+        upcoming = itertools.cycle([*requests[first:], *requests[:first]])
+        gevent.sleep(spread_s * number / users)
         while sender.now() < seconds and sender.unreachable_s <= GONE_S:
             ask(next(upcoming))
             if sender.unreachable_since is not None:
@@ -154,7 +157,7 @@ def send_closed(
     group = Group()
     with killed(group):
         for number in range(users):
-            group.spawn(user, number % len(requests))
+            group.spawn(user, number)
         group.join(raise_error=True)
     return sender.now()
 
@@ -195,22 +198,6 @@ def killed(group: Group) -> Iterator[None]:
         yield
     finally:
         group.kill()
-
-
-@contextmanager
-def progress(
-    sender: Sender, recording: Recording, on_progress: Callable[[float, Recording], None] | None
-) -> Iterator[None]:
-    def tell() -> None:
-        while on_progress is not None:
-            gevent.sleep(PROGRESS_S)
-            on_progress(sender.now(), recording)
-
-    teller = gevent.spawn(tell)
-    try:
-        yield
-    finally:
-        teller.kill()
 
 
 @contextmanager

@@ -47,14 +47,21 @@ class Recording:
     """Grows by outcomes and by other recordings."""
 
     def __init__(self) -> None:
-        self.histograms = {stage: histogram() for stage in Stage}
+        self.sorted = {stage: histogram() for stage in Stage}
+        self.noted: dict[Stage, Counter[int]] = {stage: Counter() for stage in Stage}  # microseconds, not yet sorted
+        self.answered = 0
         self.statuses: Counter[str] = Counter()  # 2xx, 4xx, 5xx, or none
         self.failures: Counter[str] = Counter()  # by reason
         self.sent_bytes = self.received_bytes = 0
 
     @property
-    def answered(self) -> int:
-        return int(self.histograms[Stage.TOTAL].get_total_count())
+    def histograms(self) -> dict[Stage, HdrHistogram]:
+        """Of all that was kept. Sorting a value in takes 4 us, noting it 0.3: it is put off until somebody looks."""
+        for stage, values in self.noted.items():
+            for microseconds, count in values.items():
+                self.sorted[stage].record_value(microseconds, count)
+            values.clear()
+        return self.sorted
 
     @property
     def failed(self) -> int:
@@ -78,6 +85,7 @@ class Recording:
         if outcome.problem:
             self.failures[outcome.problem] += 1
             return
+        self.answered += 1
         self.keep(Stage.TOTAL, outcome.ended_s - outcome.due_s)
         self.keep(Stage.SENT, outcome.ended_s - outcome.sent_s)
         for stage in (Stage.QUEUE, Stage.DECODE, Stage.INFER):
@@ -85,11 +93,13 @@ class Recording:
                 self.keep(stage, outcome.timings_ms[stage] / 1e3)
 
     def keep(self, stage: Stage, seconds: float) -> None:
-        self.histograms[stage].record_value(min(max(round(seconds * 1e6), LOWEST_US), HIGHEST_US))
+        self.noted[stage][min(max(round(seconds * 1e6), LOWEST_US), HIGHEST_US)] += 1
 
     def merge(self, other: Recording) -> None:
+        ours = self.histograms
         for stage, found in other.histograms.items():
-            self.histograms[stage].add(found)
+            ours[stage].add(found)
+        self.answered += other.answered
         self.statuses += other.statuses
         self.failures += other.failures
         self.sent_bytes += other.sent_bytes
@@ -111,7 +121,8 @@ class Recording:
     def from_dict(cls, content: dict[str, Any]) -> Recording:
         found = cls()
         for stage, encoded in content["histograms_us"].items():
-            found.histograms[Stage(stage)].decode_and_add(encoded)
+            found.sorted[Stage(stage)].decode_and_add(encoded)
+        found.answered = int(found.sorted[Stage.TOTAL].get_total_count())
         found.statuses, found.failures = Counter(content["statuses"]), Counter(content["failures"])
         found.sent_bytes, found.received_bytes = content["sent_bytes"], content["received_bytes"]
         return found

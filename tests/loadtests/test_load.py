@@ -177,18 +177,6 @@ def test_a_late_generator_is_told_from_a_slow_server(target: Target) -> None:
     assert "at most 150 ms allowed" in late
 
 
-def test_progress_is_told_while_a_load_runs(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_module, "PROGRESS_S", 0.1)
-    told: list[tuple[float, int]] = []
-    run_load(
-        target, Closed(1), [payload()],
-        seconds=0.5, warm_up_s=0.2, on_progress=lambda seconds, so_far: told.append((seconds, so_far.answered)),
-    )  # fmt: skip
-    assert told == sorted(told)
-    assert told[0][0] < 0 < told[-1][0]
-    assert told[-1][1] > 0
-
-
 def test_an_alarm_wakes_not_before_its_moment_and_lets_others_run() -> None:
     ran = []
     with Alarm() as alarm:
