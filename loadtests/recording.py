@@ -49,10 +49,13 @@ class Recording:
     def __init__(self) -> None:
         self.sorted = {stage: histogram() for stage in Stage}
         self.noted: dict[Stage, Counter[int]] = {stage: Counter() for stage in Stage}  # microseconds, not yet sorted
-        self.answered = 0
         self.statuses: Counter[str] = Counter()  # 2xx, 4xx, 5xx, or none
         self.failures: Counter[str] = Counter()  # by reason
         self.sent_bytes = self.received_bytes = 0
+
+    @property
+    def answered(self) -> int:
+        return int(self.sorted[Stage.TOTAL].get_total_count()) + self.noted[Stage.TOTAL].total()
 
     @property
     def histograms(self) -> dict[Stage, HdrHistogram]:
@@ -85,7 +88,6 @@ class Recording:
         if outcome.problem:
             self.failures[outcome.problem] += 1
             return
-        self.answered += 1
         self.keep(Stage.TOTAL, outcome.ended_s - outcome.due_s)
         self.keep(Stage.SENT, outcome.ended_s - outcome.sent_s)
         for stage in (Stage.QUEUE, Stage.DECODE, Stage.INFER):
@@ -99,7 +101,6 @@ class Recording:
         ours = self.histograms
         for stage, found in other.histograms.items():
             ours[stage].add(found)
-        self.answered += other.answered
         self.statuses += other.statuses
         self.failures += other.failures
         self.sent_bytes += other.sent_bytes
@@ -122,7 +123,6 @@ class Recording:
         found = cls()
         for stage, encoded in content["histograms_us"].items():
             found.sorted[Stage(stage)].decode_and_add(encoded)
-        found.answered = int(found.sorted[Stage.TOTAL].get_total_count())
         found.statuses, found.failures = Counter(content["statuses"]), Counter(content["failures"])
         found.sent_bytes, found.received_bytes = content["sent_bytes"], content["received_bytes"]
         return found
