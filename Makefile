@@ -102,7 +102,7 @@ $(PEERS)/ready: requirements/bench-peers.txt
 	@touch $@
 bench-serving: $(VENV)/demo $(PEERS)/ready ## compare the service with other frameworks, a bare server and none; needs wrk
 	$(BIN)/python -m loadtests.serving_bench $(BENCH_OPTIONS)
-bench-loadtests: $(VENV)/demo ## hold the load tests to answers that are known, and their generator to Locust's; 45 minutes
+bench-loadtests: $(VENV)/demo ## hold the load tests to answers that are known, and their generator to Locust's; 40 minutes
 	$(BIN)/python -m loadtests.generator_bench; generator=$$?; $(BIN)/python -m loadtests.trust_bench && exit $$generator
 WHEELS ?= wheelhouse
 WHEELS_PYTHON ?= 3.12

@@ -30,7 +30,7 @@ class Route:
 
 
 def markdown(document: Node) -> str:
-    """What every route refuses, the routes in the order of the description, the objects by name."""
+    """What most routes refuse, the routes in the order of the description, the objects by name."""
     routes = [
         Route(method, path, [*item.get("parameters", []), *operation.get("parameters", [])], operation)
         for path, item in document["paths"].items()
@@ -39,10 +39,10 @@ def markdown(document: Node) -> str:
     ]
     refusing = [set(each.refusals().items()) for each in routes if len(each.refusals()) > 1]
     everywhere = set.intersection(*refusing)
-    parts = [INTRODUCTION, "## Errors of every route\n", "| status | |", "|---|---|"]
+    others = ", ".join(f"`{each.path}`" for each in routes if len(each.refusals()) <= 1)
+    parts = [INTRODUCTION, "## Errors of most routes\n", f"Of all but {others}:\n", "| status | |", "|---|---|"]
     parts += [f"| {status} | {reason} |" for status, reason in sorted(everywhere)]
-    parts += ["", "Those of `/v2` are a [ProtocolError](#protocolerror), the others an [ErrorAnswer](#erroranswer)."]
-    parts.append("`/ui/`, `/readyz`, `/livez` and `/metrics` answer without a deadline.\n")
+    parts += ["", "Those of `/v2` are a [ProtocolError](#protocolerror), the others an [ErrorAnswer](#erroranswer).\n"]
     for each in routes:
         parts += described_route(each, dict(everywhere))
     parts.append("## Objects\n")

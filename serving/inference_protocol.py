@@ -118,8 +118,7 @@ class InferenceProtocol:
 
     def statistics(self, *served: Served) -> ModelStatistics:
         """Of this worker."""
-        counts = {each.manifest.variant: self.counts[each.manifest.variant] for each in served}
-        return {"model_stats": [statistics_of(each, counts[each.manifest.variant]) for each in served]}
+        return {"model_stats": [statistics_of(each, self.counts[each.manifest.variant]) for each in served]}
 
 
 def inference(content: bytes, call: Call, served: Served, moments: Moments) -> Work[Response]:
