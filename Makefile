@@ -108,10 +108,13 @@ WHEELS ?= wheelhouse
 WHEELS_PYTHON ?= 3.12
 wheelhouse: $(VENV)/dev ## collect wheels for a GPU machine without network, Python WHEELS_PYTHON, in WHEELS
 	$(BIN)/python requirements/wheelhouse.py --python $(WHEELS_PYTHON) --out $(WHEELS)
-# torch is taken from the machine where the wheels are; elsewhere all but TensorRT is installed (docs/gpu.md).
+# torch is taken from the machine where the wheels are; elsewhere all but TensorRT is installed (docs/gpu.md). A machine's
+# own python3 may itself be a virtual environment's, whose packages --system-site-packages does not reach: hence machine.pth.
 $(VENV)/gpu: requirements/onnxruntime-gpu.txt $(wildcard $(WHEELS)/requirements.txt)
 ifneq ($(wildcard $(WHEELS)/requirements.txt),)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(PYTHON) -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" > \
+		"$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/machine.pth"
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links $(WHEELS) -r $(WHEELS)/requirements.txt
 else
 	$(MAKE) $(VENV)/dev

@@ -36,6 +36,7 @@ from serving.runners.machine import Machine
 PAIRS = {20: ("resnet20-postact", "resnet20-preact"), 50: ("resnet50-postact", "resnet50-preact")}
 SHIPPED = 20
 SERVED = (ServingRuntime.TENSORRT, ServingRuntime.TENSORRT_RTX, ServingRuntime.ONNXRUNTIME_CUDA)
+SERVED_PRECISION = Precision.FP16
 READY_WITHIN_S = 300.0  # engines are opened, and CUDA's libraries loaded
 Step = tuple[str, Callable[[], dict[str, Any]]]
 
@@ -49,7 +50,7 @@ def main() -> int:
     results, cells = results_in(folder, cuda, options), cells_in(folder, cuda, options.rounds)
     if (line := results.begun_anew()) is not None:
         print(line, flush=True)
-    wanted = dict(steps(folder, present, options))
+    wanted = dict(steps(folder, present, options, results))
     for name, step in wanted.items():
         if results.has(name):
             continue
@@ -108,16 +109,18 @@ def present_folder(text: str) -> Path:
     return Path(text)
 
 
-def steps(folder: Path, present: list[ServingRuntime], options: argparse.Namespace) -> Iterator[Step]:
+def steps(folder: Path, present: list[ServingRuntime], options: argparse.Namespace, results: Results) -> Iterator[Step]:
     """The quick and important ones first: a machine may be taken away."""
     for runtime in present:
         for precision in precisions(GpuRuntime(runtime)):
             yield f"pair-{runtime}-{precision}", partial(pair, folder, runtime, precision, options.data)
-    for runtime in present:
-        for depth in options.depths:
-            for payload in ("jpeg", "tensors"):
-                name = f"served-{runtime}-resnet{depth}-fp16-{payload}"
-                yield name, partial(served, folder, runtime, depth, Precision.FP16, payload, options)
+    both = [(runtime, depth) for runtime in present for depth in options.depths]
+    for runtime, depth in both:
+        yield exported_as(runtime, depth), partial(exported, folder, runtime, depth)
+    for payload in ("jpeg", "tensors"):
+        for runtime, depth in both:
+            name = f"served-{runtime}-resnet{depth}-{SERVED_PRECISION}-{payload}"
+            yield name, partial(served, folder, runtime, depth, payload, options, results)
 
 
 def pair(folder: Path, runtime: ServingRuntime, precision: Precision, data: Path | None) -> dict[str, Any]:
@@ -168,13 +171,25 @@ def accuracy(tag: str, runtime: ServingRuntime, precision: Precision, data: Path
     return found | {"accuracy": measured.model_dump(), "points_lost": lost, "bound": bound, "verdict": verdict}
 
 
+def exported_as(runtime: ServingRuntime, depth: int) -> str:
+    return f"export-{runtime}-resnet{depth}-{SERVED_PRECISION}"
+
+
+def exported(folder: Path, runtime: ServingRuntime, depth: int) -> dict[str, Any]:
+    """What the load tests serve, made once for all of them."""
+    return {"tags": export(folder, PAIRS[depth], runtime, SERVED_PRECISION, None)}
+
+
 def served(
-    folder: Path, runtime: ServingRuntime, depth: int, precision: Precision, payload: str, options: argparse.Namespace
+    folder: Path, runtime: ServingRuntime, depth: int, payload: str, options: argparse.Namespace, results: Results
 ) -> dict[str, Any]:
     """Both orderings behind HTTP on the GPU, compared in interleaved rounds."""
-    tags = export(folder, PAIRS[depth], runtime, precision, None)
+    name = exported_as(runtime, depth)
+    if not results.has(name):
+        raise RuntimeError(f"{name} has failed")
+    tags = results.all()[name]["tags"]
     environment = {"SERVING_MODELS": ",".join(tags), "SERVING_RUNTIME": str(runtime)}
-    out = folder / "served" / f"{runtime}-resnet{depth}-{precision}-{payload}"
+    out = folder / "served" / f"{runtime}-resnet{depth}-{SERVED_PRECISION}-{payload}"
     with local_service(environment=environment, ready_within_s=READY_WITHIN_S) as service:
         command = ["-m", "loadtests", "compare", *PAIRS[depth], "--host", service.url, "--out", str(out)]
         command += ["--rounds", str(options.rounds), "--users", str(options.users), "--turn-seconds", "0.5"]
@@ -211,6 +226,8 @@ def figure(value: float | None) -> str:
 def described(step: dict[str, Any]) -> list[str]:
     if "failed" in step:
         return [f"failed: {step['failed']}"]
+    if "tags" in step:
+        return [", ".join(step["tags"])]
     if "comparison" in step:
         by_metric = {each["metric"]: each for each in step["comparison"]["differences"]}
         sides = "; ".join(

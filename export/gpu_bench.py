@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cache as cache_calls
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,22 +106,22 @@ def run(depths: Sequence[int], rounds: int, out: Path, cuda: Cuda | UnavailableE
         print(f"missing: {runtime}: {reason}", flush=True)
     if isinstance(cuda, UnavailableError):
         return NO_GPU
-    for depth in depths:
-        wanted = [
-            Cell(depth, runtime, precision, batch)
-            for runtime in GpuRuntime if runtime not in absent
-            for precision in precisions(runtime)
-            for batch in BATCHES
-        ]  # fmt: skip
-        graphs = Graphs(depth, out / "graphs")
-        for cell in (cell for cell in wanted if not cells.has(str(cell))):
-            bench = Bench(cuda, cell.batch, max(BATCHES), cache)
-            try:
-                measured = measure(cell, bench, graphs, rounds)
-            except Exception as error:  # noqa: BLE001  the other cells go on; the table says so
-                measured = {"failed": f"{type(error).__name__}: {error}"}
-            cells.keep(str(cell), asdict(cell) | measured)
-            print(as_text(asdict(cell) | measured), flush=True)
+    wanted = [
+        Cell(depth, runtime, precision, batch)
+        for runtime in GpuRuntime if runtime not in absent  # torch.compile, which takes minutes a cell, is the last
+        for depth in depths
+        for precision in precisions(runtime)
+        for batch in BATCHES
+    ]  # fmt: skip
+    graphs_of = cache_calls(lambda depth: Graphs(depth, out / "graphs"))
+    for cell in (cell for cell in wanted if not cells.has(str(cell))):
+        bench = Bench(cuda, cell.batch, max(BATCHES), cache)
+        try:
+            measured = measure(cell, bench, graphs_of(cell.depth), rounds)
+        except Exception as error:  # noqa: BLE001  the other cells go on; the table says so
+            measured = {"failed": f"{type(error).__name__}: {error}"}
+        cells.keep(str(cell), asdict(cell) | measured)
+        print(as_text(asdict(cell) | measured), flush=True)
     return status_of(cells.all().values())
 
 

@@ -37,11 +37,16 @@ def test_the_steps_run_and_are_reported(options: argparse.Namespace, tmp_path: P
         assert found["device"] == "cpu"
         assert found["points_lost"] == 0.0
         assert found["verdict"] == "holds"
-    served = gpu_check.served(folder, ServingRuntime.ONNXRUNTIME, 20, Precision.FP32, "tensors", options)
+    results = gpu_check.results_in(folder, NO_GPU, options)
+    served_as = (folder, ServingRuntime.ONNXRUNTIME, 20, "tensors", options, results)
+    with pytest.raises(RuntimeError, match="export-onnxruntime-resnet20-fp16 has failed"):
+        gpu_check.served(*served_as)
+    tags = [found["tag"] for found in pair.values()]  # fp32: this runtime is for CPUs
+    results.keep(gpu_check.exported_as(ServingRuntime.ONNXRUNTIME, 20), {"tags": tags})
+    served = gpu_check.served(*served_as)
     assert served["ready_s"] > 0
     (failed,) = [each for each in served["comparison"]["differences"] if each["metric"] == "failure_rate"]
     assert (failed["a"], failed["b"]) == (0.0, 0.0)
-    results = gpu_check.results_in(folder, NO_GPU, options)
     for name, step in {"pair-x": pair, "served-x": served, "pair-y": {"failed": "RuntimeError: no"}}.items():
         results.keep(name, step)
     text = gpu_check.report(results, cells_in(folder, NO_GPU, 6), tmp_path, NO_GPU)
@@ -49,11 +54,14 @@ def test_the_steps_run_and_are_reported(options: argparse.Namespace, tmp_path: P
     assert "resnet20-preact: " in text
     assert "req/s, p99" in text
     assert "pair-y  failed: RuntimeError: no" in text
-    assert set(json.loads((tmp_path / "some-gpu.json").read_text())["steps"]) == {"pair-x", "served-x", "pair-y"}
+    assert ", ".join(tags) in text
+    steps = {"export-onnxruntime-resnet20-fp16", "pair-x", "served-x", "pair-y"}
+    assert set(json.loads((tmp_path / "some-gpu.json").read_text())["steps"]) == steps
 
 
 def test_every_runtime_and_precision_has_its_step(options: argparse.Namespace, tmp_path: Path) -> None:
-    names = [name for name, _ in gpu_check.steps(tmp_path, list(gpu_check.SERVED), options)]
+    results = gpu_check.results_in(tmp_path, NO_GPU, options)
+    names = [name for name, _ in gpu_check.steps(tmp_path, list(gpu_check.SERVED), options, results)]
     assert names[:3] == ["pair-tensorrt-fp32", "pair-tensorrt-fp16", "pair-tensorrt-int8"]
     assert "pair-onnxruntime-cuda-int8" not in names
     assert names[-1] == "served-onnxruntime-cuda-resnet20-fp16-tensors"
