@@ -54,7 +54,10 @@ def on_cuda(path: Path, precision: Precision, stream: int | None = None) -> Any:
     """
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    settings = {"use_tf32": "0" if precision is Precision.FP32 else "1"}  # on by default: 10 bits of a mantissa
+    settings = {
+        "use_tf32": "0" if precision is Precision.FP32 else "1",  # on by default: 10 bits of a mantissa
+        "arena_extend_strategy": "kSameAsRequested",  # else it doubles what it holds, and a service has many
+    }
     if stream is not None:
         settings["user_compute_stream"] = str(stream)
     preload()

@@ -114,9 +114,12 @@ def open_with(
 
         return open_tensorrt(folder, manifest, FLAVOURS[runtime], settings, machine)
     from export.graph_session import on_cpu, on_cuda  # noqa: PLC0415
-    from serving.runners.onnxruntime_runner import OnnxRuntimeRunner  # noqa: PLC0415
 
     graph = folder / GRAPH_FILE
     if runtime is ServingRuntime.ONNXRUNTIME_CUDA:
-        return OnnxRuntimeRunner(on_cuda(graph, manifest.precision), manifest, machine.gpu())
+        from serving.runners.onnxruntime_cuda_runner import OnnxRuntimeCudaRunner  # noqa: PLC0415
+
+        return OnnxRuntimeCudaRunner(lambda: on_cuda(graph, manifest.precision), manifest, machine.gpu())
+    from serving.runners.onnxruntime_runner import OnnxRuntimeRunner  # noqa: PLC0415
+
     return OnnxRuntimeRunner(on_cpu(graph, settings.intra_op_threads), manifest)

@@ -15,6 +15,7 @@ from types import ModuleType
 import bentoml
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -22,7 +23,8 @@ from starlette.testclient import TestClient
 from export.__main__ import main
 from export.artifact import GRAPH_FILE, ArtifactError, Manifest, Precision, read_manifest
 from export.cuda import DeviceError, UnavailableError
-from export.graph_session import missing_library, on_cuda
+from export.engine_session import buckets_of
+from export.graph_session import missing_library, on_cpu, on_cuda
 from export.verify import open_graph
 from loadtests.local_service import ServiceError, local_service
 from serving.classifier import Classifier
@@ -32,6 +34,7 @@ from serving.opened import Opened
 from serving.runners.base import Runner
 from serving.runners.choice import choose, open_runner
 from serving.runners.machine import Machine
+from serving.runners.onnxruntime_cuda_runner import OnnxRuntimeCudaRunner
 from serving.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tests.conftest import ROOT
 from tests.host_gpu import VERSION, HostCudart, HostMachine, HostTensorRt
@@ -319,16 +322,43 @@ def test_what_fails_in_onnxruntime_is_one_of_our_errors_and_a_fault_only_where_t
     is_dead: bool, plain: Artifact, service: ModuleType
 ) -> None:
     machine = with_gpu(plain)
-    runner = OnnxRuntimeRunner(Failing(), plain.manifest, machine.gpu())
+    runner = OnnxRuntimeCudaRunner(lambda: on_cpu(plain.folder / GRAPH_FILE), plain.manifest, machine.gpu())
+    runner.sessions = dict.fromkeys(runner.sessions, Failing())
     machine.module.engine.cudart.is_dead = is_dead
     with pytest.raises(DeviceError, match=r"^onnxruntime .* fails on cuda:0, Host GPU.*: CUDA failure 700"):
         runner.infer(np.zeros((1, 32, 32, 3), np.uint8))
     assert (runner.fault is not None) is is_dead
-    on_cpu = OnnxRuntimeRunner(Failing(), plain.manifest)
+    beside = OnnxRuntimeRunner(Failing(), plain.manifest)
     with pytest.raises(DeviceError, match="fails on cpu: "):
-        on_cpu.infer(np.zeros((1, 32, 32, 3), np.uint8))
-    assert on_cpu.fault is None
+        beside.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    assert beside.fault is None
     assert issubclass(DeviceError, service.CANNOT_RUN)  # at warm-up: one line, and not ready
+
+
+class Sized:
+    """A session on the CPU in the place of one on a GPU, that knows the sizes of its batches."""
+
+    def __init__(self, path: Path) -> None:
+        self.real, self.sizes = on_cpu(path), set[int]()
+
+    def run(self, outputs: list[str], inputs: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        (images,) = inputs.values()
+        self.sizes.add(len(images))
+        answers: list[NDArray[np.float32]] = self.real.run(outputs, inputs)
+        return answers
+
+
+def test_a_session_on_a_gpu_sees_batches_of_one_size_alone(plain: Artifact) -> None:
+    """Another size costs it the plans of all its convolutions (docs/gpu.md)."""
+    largest = plain.manifest.max_batch_size
+    path = plain.folder / GRAPH_FILE
+    with OnnxRuntimeCudaRunner(lambda: Sized(path), plain.manifest, with_gpu(plain).gpu()) as runner:
+        assert [session.sizes for session in runner.sessions.values()] == [{size} for size in buckets_of(largest)]
+        pixels = np.random.default_rng(0).integers(0, 256, (largest + 3, 32, 32, 3), np.uint8)
+        for count in (1, 3, 5, largest, largest + 3):
+            expected = on_cpu(path).run(None, {"images": pixels[:count]})[0]
+            np.testing.assert_allclose(runner.infer(pixels[:count]), expected, atol=1e-4)
+        assert [session.sizes for session in runner.sessions.values()] == [{size} for size in buckets_of(largest)]
 
 
 def test_a_classifier_that_cannot_open_everything_keeps_nothing_open(
