@@ -1,4 +1,4 @@
-"""Deploy on the cluster that kubectl reaches, roll to a new version, kill a pod, all under an open workload.
+"""Deploy on the cluster that kubectl reaches, roll out, kill a pod and stop a node, all under an open workload.
 
 Prints what became of the requests. The load comes from a pod of its own inside the cluster, at a steady rate whatever
 happens to those before. Everything is in a namespace of its own, which is deleted at the end.
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,13 @@ import yaml
 
 from deploy.kube_check import OVERLAYS, ManifestError, objects, render
 
+Json = dict[str, Any]
 LOAD = "preflight-load"
 SETTLES_S = 15  # of load alone before, between and after what is done to the service
 READY_WITHIN = "180s"
+
+
+Deed = Callable[["Cluster", argparse.Namespace], None]
 
 
 class Cluster:
@@ -39,7 +45,7 @@ class Cluster:
     def rolled_out(self) -> None:
         self.kubectl("rollout", "status", "deployment/preflight", f"--timeout={READY_WITHIN}")
 
-    def version(self) -> dict[str, Any]:
+    def version(self) -> Json:
         """Of the API server, and of each node."""
         server = json.loads(self.kubectl("version", "--output", "json"))["serverVersion"]["gitVersion"]
         nodes = json.loads(self.kubectl("get", "nodes", "--output", "json"))["items"]
@@ -51,9 +57,18 @@ class Cluster:
         """Of the service, by its address: whether names are resolved is not what is asked here."""
         return "http://" + self.kubectl("get", "service", "preflight", "--output", "jsonpath={.spec.clusterIP}")
 
-    def pods(self) -> list[str]:
-        selected = "app.kubernetes.io/name=preflight"
-        return self.kubectl("get", "pods", "--selector", selected, "--output", "name").split()
+    def pods(self, selected: str = "app.kubernetes.io/name=preflight") -> list[Json]:
+        found: list[Json] = json.loads(self.kubectl("get", "pods", "--selector", selected, "--output", "json"))["items"]
+        return found
+
+    def ready_apart_from(self, node: str) -> int:
+        """How many pods of the service are ready on other nodes; what a stopped one says of its own is old."""
+        return sum(is_ready(pod) for pod in self.pods() if pod["spec"].get("nodeName") != node)
+
+
+def is_ready(pod: Json) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def deployed(overlay: str, image: str, cpu: str = "") -> str:
@@ -84,11 +99,40 @@ def load_pod(image: str, url: str, rate: float, seconds: float) -> str:
         "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
     }
-    return yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": LOAD}, "spec": spec})
+    return yaml.safe_dump(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": LOAD, "labels": {LOAD: ""}}, "spec": spec}
+    )
 
 
-def under_load(cluster: Cluster, options: argparse.Namespace, what: str) -> dict[str, Any]:
-    """Do `what`, a rollout or a pod's death, while requests go on; what became of them, and how long it took."""
+def roll_out(cluster: Cluster, options: argparse.Namespace) -> None:
+    cluster.kubectl("set", "image", "deployment/preflight", f"preflight={options.to_image}")
+    cluster.rolled_out()
+
+
+def kill_pod(cluster: Cluster, options: argparse.Namespace) -> None:  # noqa: ARG001  all three are called alike
+    name = cluster.pods()[0]["metadata"]["name"]
+    cluster.kubectl("delete", "pod", name, "--grace-period=0", "--force")
+    cluster.rolled_out()
+
+
+def stop_node(cluster: Cluster, options: argparse.Namespace) -> None:
+    """One that runs a pod of the service and not the load; until as many pods as before are ready on others."""
+    (load,) = cluster.pods(LOAD)
+    pods = cluster.pods()
+    nodes = {pod["spec"]["nodeName"] for pod in pods} - {load["spec"]["nodeName"]}
+    if not nodes:
+        raise ManifestError(f"every pod of the service is on {load['spec']['nodeName']}, where the load comes from")
+    node = min(nodes)
+    subprocess.run([word.format(node=node) for word in shlex.split(options.stop_node)], check=True)
+    given_up = time.monotonic() + options.takes
+    while cluster.ready_apart_from(node) < len(pods):
+        if time.monotonic() > given_up:
+            raise ManifestError(f"{node} was stopped, and its pods were not replaced in {options.takes:g} s (--takes)")
+        time.sleep(1)
+
+
+def under_load(cluster: Cluster, options: argparse.Namespace, what: str, do: Deed) -> Json:
+    """Do it while requests go on; what became of them, and how long it took."""
     seconds = 2 * SETTLES_S + options.takes
     cluster.kubectl("delete", "pod", LOAD, "--ignore-not-found", "--wait")
     cluster.kubectl(
@@ -97,19 +141,12 @@ def under_load(cluster: Cluster, options: argparse.Namespace, what: str) -> dict
     cluster.kubectl("wait", "--for=condition=Ready", f"pod/{LOAD}", f"--timeout={READY_WITHIN}")
     time.sleep(SETTLES_S)
     begun = time.perf_counter()
-    if what == "rollout":
-        cluster.kubectl("set", "image", "deployment/preflight", f"preflight={options.to_image}")
-    else:
-        cluster.kubectl("delete", cluster.pods()[0], "--grace-period=0", "--force")
-    cluster.rolled_out()
+    do(cluster, options)
     took_s = time.perf_counter() - begun
-    log = ""
-    while not log.strip().endswith("}"):
-        time.sleep(1)
-        log = cluster.kubectl("logs", LOAD)
-        if time.perf_counter() - begun > seconds + 60:
-            raise ManifestError(f"{LOAD} did not report; `kubectl --namespace {cluster.namespace} logs {LOAD}`")
-    return {"what": what, "took_s": round(took_s, 1), **json.loads(log.strip().splitlines()[-1])}
+    log = cluster.kubectl("logs", "--follow", LOAD).strip()  # until the load has ended
+    if not log.endswith("}"):
+        raise ManifestError(f"{LOAD} did not report, its log ends with {log[-300:]!r}")
+    return {"what": what, "begun_s": SETTLES_S, "took_s": round(took_s, 1), **json.loads(log.splitlines()[-1])}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,7 +157,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--overlay", default="plain", choices=sorted(path.name for path in OVERLAYS.iterdir()))
     top.add_argument("--cpu", default="", help="of each pod, for nodes too small for three (default: the overlay's)")
     top.add_argument("--rate", type=float, default=50, help="requests a second")
-    top.add_argument("--takes", type=float, default=90, help="seconds to allow a rollout")
+    top.add_argument("--stop-node", metavar="COMMAND", help="such as 'ssh {node} sudo poweroff -f'; else no node is")
+    top.add_argument("--takes", type=float, default=90, help="seconds to allow a rollout, or a node's pods elsewhere")
     top.add_argument("--namespace", default="preflight-e2e", help="made, and deleted at the end")
     top.add_argument("--out", type=Path, default=Path("build/kube-e2e.json"))
     return top
@@ -135,7 +173,9 @@ def main() -> None:
         try:
             cluster.kubectl("apply", "--filename", "-", given=deployed(options.overlay, options.image, options.cpu))
             cluster.rolled_out()
-            reports = [under_load(cluster, options, what) for what in ("rollout", "killed pod")]
+            deeds = {"rollout": roll_out, "killed pod": kill_pod}
+            deeds |= {"stopped node": stop_node} if options.stop_node else {}
+            reports = [under_load(cluster, options, what, do) for what, do in deeds.items()]
         finally:
             cluster.kubectl("delete", "namespace", options.namespace, "--wait=false")
     except FileNotFoundError:

@@ -35,9 +35,11 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Each user sends a request when the last is answered."""
+    """Each user sends a request when the last is answered. They begin one by one within `begin_within_s`, by default
+    half of the warm-up."""
 
     users: int
+    begin_within_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ def run_load(
                 due = (at - warm_up_s for at in workload.schedule.endless(workload.seed))
                 ended_s = send_open(sender, ask, requests, due, seconds)
             else:
-                ended_s = send_closed(sender, ask, requests, workload.users, seconds, warm_up_s / 2)
+                within_s = warm_up_s / 2 if workload.begin_within_s is None else workload.begin_within_s
+                ended_s = send_closed(sender, ask, requests, workload.users, seconds, within_s)
         except KeyboardInterrupt:
             ended_s = max(sender.now(), 0.0)
             raise Interrupted(load(ended_s, f"interrupted after {ended_s:.1f} s of {seconds:g} s")) from None
@@ -138,7 +141,7 @@ def send_closed(
     requests: Sequence[Request],
     users: int,
     seconds: float,
-    spread_s: float,
+    within_s: float,
 ) -> float:
     """When it ended, in seconds. Users do not march in step: they begin one by one, each with another request.
 
@@ -148,7 +151,7 @@ def send_closed(
     def user(number: int) -> None:
         first = number % len(requests)
         upcoming = itertools.cycle([*requests[first:], *requests[:first]])
-        gevent.sleep(spread_s * number / users)
+        gevent.sleep(within_s * number / users)
         while sender.now() < seconds and sender.unreachable_s <= GONE_S:
             ask(next(upcoming))
             if sender.unreachable_since is not None:

@@ -19,6 +19,7 @@ import yaml
 
 from deploy.image import Flavour, bentofile, build_bento
 from export.artifact import MANIFEST, file_sha256
+from loadtests.startup import measure_startup
 from serving.service import IMAGE
 from tests.conftest import BASE_IMAGE, PAIR, ROOT
 from tests.serving.test_http_api import encoded
@@ -213,3 +214,10 @@ def test_without_docker_it_says_so_in_a_line(exported_pair: tuple[str, str], tmp
     )
     assert done.returncode == 1
     assert "docker info" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.docker
+def test_how_long_a_container_takes_to_be_ready_is_measured(image: str) -> None:
+    found = measure_startup(1, image)
+    assert found["measure"].startswith("seconds from `docker run --rm --read-only ")
+    assert found["least"] == found["most"] > 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deploy.kube_check import OVERLAYS, VERSIONS, ManifestError, objects, problems, render
-from deploy.kube_e2e import deployed, load_pod
+from deploy.kube_e2e import LOAD, deployed, load_pod
 from serving.config import Settings, read_settings
 from serving.cores import CORES_A_WORKER
 from tests.conftest import ROOT
@@ -185,7 +185,7 @@ def test_the_load_of_the_cluster_test_is_a_valid_pod_that_no_policy_of_the_servi
 ) -> None:
     (load,) = objects(load_pod("preflight-loadtest:0.1.0", "http://10.96.0.7", 50, 60))
     assert not [wrong for version in VERSIONS for wrong in problems(load, version)]
-    assert "labels" not in load["metadata"]
+    assert set(load["metadata"]["labels"]) == {LOAD}
     named = {each["kind"]: each for each in objects(deployed("plain", "registry.example/preflight:7", "500m"))}
     assert {bound["cpu"] for bound in container(named)["resources"].values()} == {"500m"}
     assert container(named)["image"] == "registry.example/preflight:7"
