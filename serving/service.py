@@ -29,7 +29,8 @@ from serving.drain import drain_on_sigterm
 from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, read_keys
 from serving.logs import set_up
-from serving.metrics import keep_apart, metrics
+from serving.metrics import metrics
+from serving.metrics_folder import keep_apart
 from serving.opened import Opened
 from serving.protocol import bound_connections
 from serving.routing import routing

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
-from serving.metrics import BUCKETS_S, Tally, forget_the_dead
+from serving.metrics import BUCKETS_S, Tally
+from serving.metrics_folder import forget_the_dead
 
 
 def histogram(registry: CollectorRegistry) -> Histogram:
