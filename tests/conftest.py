@@ -27,6 +27,8 @@ BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
 os.environ |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": BENTOML_HOME.name}  # BentoML reads them at import
 # Whatever the number of cores, tests know their worker; and draining costs each service that they stop its full time.
 os.environ |= {"SERVING_WORKERS": "1", "SERVING_DRAIN_MS": "0"}
+# Processes of pytest-xdist are as many as cores: two threads of torch in each only wait for each other, spinning.
+os.environ |= {"OMP_NUM_THREADS": "1"} if "PYTEST_XDIST_WORKER" in os.environ else {}
 
 
 settings.register_profile("few", max_examples=200, deadline=None, derandomize=True)
