@@ -81,7 +81,9 @@ deploy/tls/certificate.pem:
 	mkdir -p deploy/tls
 	umask 077 && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj /CN=localhost \
 		-addext "subjectAltName=DNS:localhost,IP:127.0.0.1" -keyout deploy/tls/key.pem -out $@
-COMPOSE = OWNER=$$(id -u):$$(id -g) docker compose --file deploy/compose.yaml
+	[ "$$(id -u)" != 0 ] || chown 10001:10001 deploy/tls/key.pem $@
+# nginx runs as who may read the key, and never as root: without root's rights it could not start its workers.
+COMPOSE = OWNER=$$(if [ "$$(id -u)" = 0 ]; then echo 10001:10001; else echo $$(id -u):$$(id -g); fi) docker compose --file deploy/compose.yaml
 up: deploy/tls/certificate.pem ## the service, nginx with TLS and Prometheus on this host; needs make image
 	$(COMPOSE) up --detach --wait
 down: ## end what make up began
