@@ -23,8 +23,8 @@ class OnnxRuntimeCudaRunner:
     """A session for each bucket of batches, none of which ever sees a batch of another size.
 
     Since 1.20 ONNX Runtime plans every convolution anew when a session's batch is not as large as its last one
-    (https://github.com/microsoft/onnxruntime/issues/23006): requests that come in batches of any size then wait for
-    plans, 0.15 s and more a batch of ResNet-50 on an H100 (docs/gpu.md).
+    (https://github.com/microsoft/onnxruntime/issues/23006): where batches are of any size, requests wait for plans.
+    docs/gpu.md has what that seems to have cost on an H100.
     """
 
     engine = None
