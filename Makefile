@@ -67,8 +67,8 @@ BASE_IMAGE ?=
 IMAGE = $(BIN)/python -m deploy.image $(addprefix --base-image ,$(BASE_IMAGE)) $(IMAGE_OPTIONS)
 image: export ## a container image of the service for CPUs, preflight:cpu; needs Docker
 	$(IMAGE) cpu
-image-test: $(VENV)/dev ## build the CPU image on BASE_IMAGE, run it without rights, and hold it to what it promises
-	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/python -m pytest tests/deploy/test_image.py
+image-test: $(VENV)/dev ## build the CPU image on BASE_IMAGE, run it without rights and behind nginx, and hold it to what it promises
+	BASE_IMAGE=$(BASE_IMAGE) $(BIN)/python -m pytest tests/deploy/test_image.py tests/deploy/test_compose.py
 image-gpu: export ## the same with TensorRT-RTX and ONNX Runtime's CUDA provider, preflight:gpu
 	$(IMAGE) gpu
 SBOM_OF ?= preflight:cpu

@@ -31,6 +31,10 @@ READY_WITHIN = "180s"
 Deed = Callable[["Cluster", argparse.Namespace], None]
 
 
+class UnmetError(RuntimeError):
+    """The cluster did not do what the test is about."""
+
+
 class Cluster:
     """The one that kubectl reaches, and a namespace in it."""
 
@@ -121,13 +125,13 @@ def stop_node(cluster: Cluster, options: argparse.Namespace) -> None:
     pods = cluster.pods()
     nodes = {pod["spec"]["nodeName"] for pod in pods} - {load["spec"]["nodeName"]}
     if not nodes:
-        raise ManifestError(f"every pod of the service is on {load['spec']['nodeName']}, where the load comes from")
+        raise UnmetError(f"every pod of the service is on {load['spec']['nodeName']}, where the load comes from")
     node = min(nodes)
     subprocess.run([word.format(node=node) for word in shlex.split(options.stop_node)], check=True)
     given_up = time.monotonic() + options.takes
     while cluster.ready_apart_from(node) < len(pods):
         if time.monotonic() > given_up:
-            raise ManifestError(f"{node} was stopped, and its pods were not replaced in {options.takes:g} s (--takes)")
+            raise UnmetError(f"{node} was stopped, and its pods were not replaced in {options.takes:g} s (--takes)")
         time.sleep(1)
 
 
@@ -145,7 +149,7 @@ def under_load(cluster: Cluster, options: argparse.Namespace, what: str, do: Dee
     took_s = time.perf_counter() - begun
     log = cluster.kubectl("logs", "--follow", LOAD).strip()  # until the load has ended
     if not log.endswith("}"):
-        raise ManifestError(f"{LOAD} did not report, its log ends with {log[-300:]!r}")
+        raise UnmetError(f"{LOAD} did not report, its log ends with {log[-300:]!r}")
     return {"what": what, "begun_s": SETTLES_S, "took_s": round(took_s, 1), **json.loads(log.splitlines()[-1])}
 
 
@@ -164,31 +168,36 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def write(out: Path, report: Json) -> None:
+    """Anew after each deed: what was measured stays when a later one fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
+
+
 def main() -> None:
     options = parser().parse_args()
     cluster = Cluster(options.namespace)
+    deeds = {"rollout": roll_out, "killed pod": kill_pod}
+    deeds |= {"stopped node": stop_node} if options.stop_node else {}
+    reports: list[Json] = []
     try:
-        version = cluster.version()
+        measured = {"cluster": cluster.version(), "options": vars(options) | {"out": str(options.out)}}
         cluster.kubectl("create", "namespace", options.namespace)
         try:
             cluster.kubectl("apply", "--filename", "-", given=deployed(options.overlay, options.image, options.cpu))
             cluster.rolled_out()
-            deeds = {"rollout": roll_out, "killed pod": kill_pod}
-            deeds |= {"stopped node": stop_node} if options.stop_node else {}
-            reports = [under_load(cluster, options, what, do) for what, do in deeds.items()]
+            for what, do in deeds.items():
+                reports.append(report := under_load(cluster, options, what, do))
+                print(f"{what}: {report['failed']} of {report['requests']} failed {report['by']}, {report['took_s']} s")
+                write(options.out, {**measured, "reports": reports})
         finally:
             cluster.kubectl("delete", "namespace", options.namespace, "--wait=false")
     except FileNotFoundError:
         sys.exit("kubectl was not found; https://kubernetes.io/docs/tasks/tools")
-    except (ManifestError, subprocess.CalledProcessError) as error:
+    except (ManifestError, UnmetError) as error:
+        sys.exit(str(error))
+    except subprocess.CalledProcessError as error:
         sys.exit(f"{error}; does `kubectl cluster-info` answer, and do its nodes have the images?")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    measured = {"cluster": version, "options": vars(options) | {"out": str(options.out)}, "reports": reports}
-    options.out.write_text(json.dumps(measured, indent=2) + "\n")
-    for report in reports:
-        print(
-            f"{report['what']}: {report['failed']} of {report['requests']} failed {report['by']}, {report['took_s']} s"
-        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BASE_IMAGE = os.environ.get("BASE_IMAGE", "")  # of the container that tests build
+NEIGHBOURS = ("NGINX_IMAGE", "PROMETHEUS_IMAGE")  # variables of deploy/compose.yaml
 PAIR = ("resnet20-postact", "resnet20-preact")
 
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
@@ -47,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "wrk: needs wrk, the client of the serving benchmark")
     config.addinivalue_line("markers", "browser: needs Chromium, to look at pages")
     config.addinivalue_line("markers", "docker: needs a container engine with the image BASE_IMAGE to build on")
+    config.addinivalue_line("markers", "compose: needs docker compose, and images of nginx and Prometheus, beside that")
     config.addinivalue_line("markers", "kubectl: needs kubectl or kustomize, which render overlays")
     config.addinivalue_line("markers", "prometheus: needs Prometheus and its promtool")
     config.addinivalue_line("markers", "nginx: needs nginx and openssl")
@@ -74,6 +76,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "docker": (
             bool(BASE_IMAGE) and answers("docker", "image", "inspect", BASE_IMAGE),
             "needs Docker, and BASE_IMAGE set to an image with Python 3.11 that it has",
+        ),
+        "compose": (
+            all(answers("docker", "image", "inspect", os.environ.get(name, "")) for name in NEIGHBOURS)
+            and answers("docker", "compose", "version"),
+            f"needs docker compose, and {' and '.join(NEIGHBOURS)} set to images that the engine has",
         ),
         "kubectl": (has("kubectl") or has("kustomize"), "needs kubectl or kustomize"),
         "prometheus": (has("prometheus", "promtool"), "needs Prometheus (apt install prometheus)"),

@@ -34,13 +34,13 @@ ELSEWHERE = {
     "make test": (".ci/run", "\nmake test\n"),
     "make image": ("tests/deploy/test_image.py", '"-m", "deploy.image", "cpu"'),
     "docker run": ("tests/deploy/test_image.py", '"--read-only"'),
-    "docker inspect": ("tests/deploy/test_image.py", 'docker("inspect"'),
+    "docker inspect": ("tests/deploy/engine.py", 'docker("inspect"'),
     "make sbom": ("tests/deploy/test_image.py", '"sbom.py"'),
-    "make up": ("tests/deploy/test_host.py", "compose.yaml"),  # its parts: there is no docker compose to run it with
-    "make down": ("tests/deploy/test_host.py", "compose.yaml"),
-    "curl --cacert": ("tests/deploy/test_host.py", "/classify"),
+    "make up": ("tests/deploy/test_compose.py", "host.run(told[UP])"),
+    "make down": ("tests/deploy/test_compose.py", "host.run(told[DOWN])"),
+    "curl --cacert": ("tests/deploy/test_compose.py", "host.run(told[CLASSIFY])"),
     "make kube-check": ("tests/deploy/test_kubernetes.py", "kube_check"),
-    "kubectl apply": ("tests/deploy/test_kubernetes.py", "overlays"),  # rendered and checked: there is no cluster
+    "kubectl apply": ("tests/deploy/test_kubernetes.py", "commands(document)"),  # resolved: there is no cluster
     "make bench-serving": ("tests/loadtests/test_serving_bench.py", "main("),
 }
 

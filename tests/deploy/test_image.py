@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import bentoml
 import httpx2 as httpx
@@ -22,6 +21,7 @@ from export.artifact import MANIFEST, file_sha256
 from loadtests.startup import measure_startup
 from serving.service import IMAGE
 from tests.conftest import BASE_IMAGE, PAIR, ROOT
+from tests.deploy.engine import docker, inspected
 from tests.serving.test_http_api import encoded
 
 MAX_BYTES = 480_000_000
@@ -34,27 +34,6 @@ LEAVE = (
     "with suppress(OSError): socket.getaddrinfo('registry.example', 443)\n"
     f"with suppress(OSError): socket.create_connection(('{OUTSIDE}', 443), timeout=1)\n"
 )
-
-
-def docker(*arguments: str) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
-def inspected(name: str) -> dict[str, Any]:
-    (found,) = json.loads(docker("inspect", name))
-    return dict(found)
-
-
-@pytest.fixture(scope="module")
-def image(exported_pair: tuple[str, str]) -> Iterator[str]:
-    tag = f"preflight-test:{uuid.uuid4().hex}"
-    command = [sys.executable, "-m", "deploy.image", "cpu", "--tag", tag, "--base-image", BASE_IMAGE]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield tag
-    docker("image", "rm", "--force", tag)
 
 
 class Container:

@@ -16,8 +16,10 @@ from deploy.kube_e2e import LOAD, deployed, load_pod
 from serving.config import Settings, read_settings
 from serving.cores import CORES_A_WORKER
 from tests.conftest import ROOT
+from tests.documents import DOCUMENTS, commands
 
 pytestmark = pytest.mark.kubectl
+APPLY = "kubectl apply -k "
 NAMES = ("canary", "cpu", "gpu", "plain")
 IN_KUBERNETES_1_20 = {("apps/v1", "Deployment"), ("v1", "Service"), ("networking.k8s.io/v1", "NetworkPolicy")}
 Objects = dict[str, dict[str, Any]]
@@ -43,6 +45,20 @@ def test_the_command_checks_every_overlay_and_lists_what_it_cannot_see() -> None
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[: len(NAMES)]] == list(NAMES)
     assert "Not checked:" in lines
+
+
+def test_what_a_document_has_applied_is_there_and_valid() -> None:
+    applied = [
+        command.removeprefix(APPLY)
+        for document in DOCUMENTS
+        for command in commands(document)
+        if command.startswith("kubectl apply")
+    ]
+    assert applied
+    for folder in applied:
+        found = objects(render(ROOT / folder))
+        assert found
+        assert not [wrong for version in VERSIONS for each in found for wrong in problems(each, version)]
 
 
 def misspelt(found: Objects) -> None:
