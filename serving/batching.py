@@ -7,10 +7,8 @@ that what is no image never harms its neighbours.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
-from collections.abc import Iterator
 from threading import Condition, Thread
 from typing import Any
 
@@ -19,25 +17,22 @@ from numpy.typing import NDArray
 
 from export.engine_session import buckets_of
 from serving.errors import too_late
-from serving.metrics import metrics
 from serving.runners.base import Runner
+from serving.together import Decoded, Together
 from serving.work import Threads, Work
 
-logger = logging.getLogger("bentoml.serve")
-
 SMOOTHING = 0.2  # of the expected durations: the share that the newest one has
-Waiting = tuple[Work[Any], NDArray[np.uint8]]
 
 
-class Batches:
+class Batches(Together):
     """A lane for one variant. `dispatchers` batches run at once: one on a GPU, one a core on a CPU."""
 
     def __init__(self, runner: Runner, threads: Threads, most: int, variant: str, dispatchers: int = 1) -> None:
-        self.runner, self.decoders = runner, threads
+        super().__init__(runner, variant)
+        self.decoders = threads
         self.width = self.most = most
         self.buckets = buckets_of(most)
-        self.variant = variant
-        self.queue: deque[Waiting] = deque()
+        self.queue: deque[Decoded] = deque()
         self.changed = Condition()
         self.closing = False
         self.expected_s: dict[int, float] = {}
@@ -66,10 +61,10 @@ class Batches:
             if batch:
                 self.run(batch)
 
-    def next_batch(self) -> list[Waiting]:
+    def next_batch(self) -> list[Decoded]:
         """What goes to the runner now, oldest first. It grows while all that are in it will still be in time."""
         now = time.perf_counter()
-        batch: list[Waiting] = []
+        batch: list[Decoded] = []
         images, soonest = 0, float("inf")
         while self.queue:
             work, pixels = self.queue[0]
@@ -104,30 +99,13 @@ class Batches:
         """The batch that an engine has a graph for, and that holds so many."""
         return next((size for size in self.buckets if size >= images), self.most)
 
-    def run(self, batch: list[Waiting]) -> None:
-        """All together; where that fails, each alone, so that it fails only who made it."""
-        try:
-            self.infer(batch)
-        except Exception as error:  # noqa: BLE001  whoever awaits it has to hear of it
-            if len(batch) == 1:
-                batch[0][0].end(None, error)
-                return
-            logger.warning("a batch of %d requests failed (%s); each is tried alone", len(batch), error)
-            for alone in batch:
-                self.run([alone])
+    def took(self, images: int, seconds: float) -> None:
+        size = self.bucket(images)
+        last = self.expected_s.get(size, seconds)
+        self.expected_s[size] = last + SMOOTHING * (seconds - last)
 
-    def infer(self, batch: list[Waiting]) -> None:
-        taken = time.perf_counter()
-        pixels = batch[0][1] if len(batch) == 1 else np.concatenate([pixels for _, pixels in batch])
-        logits = self.runner.infer(pixels)
-        inferred = time.perf_counter()
-        size = self.bucket(len(pixels))
-        last = self.expected_s.get(size, inferred - taken)
-        self.expected_s[size] = last + SMOOTHING * (inferred - taken - last)
-        metrics().batch.labels(self.variant).observe(len(pixels))
-        for work, rows in zip([work for work, _ in batch], split(logits, batch), strict=True):
-            work.moments.taken, work.moments.inferred = taken, inferred
-            self.decoders.submit(lambda work=work, rows=rows: work.finish(rows))  # type: ignore[misc]
+    def finish(self, work: Work[Any], logits: NDArray[np.float32]) -> None:
+        self.decoders.submit(lambda: work.finish(logits))
 
     def waiting(self) -> int:
         return len(self.queue)
@@ -139,10 +117,3 @@ class Batches:
             self.changed.notify_all()
         for thread in self.dispatchers:
             thread.join()
-
-
-def split(logits: NDArray[np.float32], batch: list[Waiting]) -> Iterator[NDArray[np.float32]]:
-    first = 0
-    for _, pixels in batch:
-        yield logits[first : first + len(pixels)]
-        first += len(pixels)

@@ -27,7 +27,8 @@ from serving.routing import routing
 from serving.runners.base import Runner
 from serving.runners.choice import Choice, choose, open_with
 from serving.runners.machine import Machine
-from serving.work import Lane, Moments, OneByOne, Threads, Work
+from serving.shares import Shares, worth_a_batch
+from serving.work import Lane, Moments, Threads, Work
 
 logger = logging.getLogger("bentoml.serve")
 
@@ -77,6 +78,7 @@ class Classifier:
         lane = self.lane(runner, manifest)
         self.stack.callback(lane.close)
         explainer = Explainer(folder, manifest, self.settings.intra_op_threads, self.threads)
+        self.stack.callback(explainer.lane.close)
         return Served(version, manifest, runner, choice, lane, explainer)
 
     @property
@@ -87,8 +89,11 @@ class Classifier:
 
     def lane(self, runner: Runner, manifest: Manifest) -> Lane:
         on_cpu = runner.device == "cpu"
-        if self.settings.batching is Batching.OFF or (self.settings.batching is Batching.AUTO and on_cpu):
-            return OneByOne(runner, self.threads)
+        if self.settings.batching is Batching.OFF:
+            return Shares(runner, self.threads)
+        if self.settings.batching is Batching.AUTO and on_cpu:
+            most = worth_a_batch(runner, manifest.spec.preprocessing.crop, manifest.max_batch_size)
+            return Shares(runner, self.threads, most, manifest.variant)
         dispatchers = self.settings.threads if on_cpu else 1
         return Batches(runner, self.threads, manifest.max_batch_size, manifest.variant, dispatchers)
 

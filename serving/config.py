@@ -137,7 +137,9 @@ class Settings(BaseModel):
         description="images that a worker decodes and infers side by side; by default its share of the cores",
     )
     intra_op_threads: int = Field(1, ge=1, le=MOST_THREADS, description="threads of one inference on a CPU")
-    batching: Batching = Field(Batching.AUTO, description="auto: where a GPU runs the models")
+    batching: Batching = Field(
+        Batching.AUTO, description="auto: on a GPU what waits, on a CPU up to four short inferences"
+    )
     split: Weights = Field({}, description="VARIANT=WEIGHT ...: who answers requests that name no variant")
     shadow: Weights = Field({}, description="VARIANT=PERCENT ...: who gets copies of those, unanswered")
 

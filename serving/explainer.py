@@ -19,7 +19,8 @@ from serving.answers import Explanation
 from serving.errors import RequestError
 from serving.predictions import most_probable
 from serving.runners.base import Runner
-from serving.work import Moments, OneByOne, Threads
+from serving.shares import Shares
+from serving.work import Moments, Threads
 
 
 class Explainer:
@@ -27,7 +28,7 @@ class Explainer:
 
     def __init__(self, folder: Path, manifest: Manifest, intra_op_threads: int, threads: Threads) -> None:
         self.folder, self.manifest, self.intra_op_threads = folder, manifest, intra_op_threads
-        self.lane = OneByOne(self, threads)
+        self.lane = Shares(self, threads)
         self.opening = Lock()
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

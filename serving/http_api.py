@@ -203,7 +203,8 @@ class HttpApi:
         begun = time.perf_counter()
         images = await self.opened.receive(call, read_images(call, settings.max_images, settings.max_batch_bytes))
         arrived = time.perf_counter()
-        together = asyncio.Semaphore(asked.served.lane.width)  # the rest wait here, and keep nobody else waiting
+        width = min(asked.served.lane.width, settings.max_in_flight)
+        together = asyncio.Semaphore(width)  # the rest wait here, and keep nobody else waiting
 
         async def item(name: str, encoded: bytes) -> BatchItem:
             try:

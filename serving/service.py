@@ -24,7 +24,7 @@ from export.cuda import DeviceError, UnavailableError
 from export.to_engine import EngineError
 from serving.classifier import Classifier
 from serving.config import ConfigError, Settings, exact_tags, read_settings, workers_or_default
-from serving.cores import sizing
+from serving.cores import let_inference_finish, sizing
 from serving.drain import drain_on_sigterm
 from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, read_keys
@@ -79,6 +79,8 @@ class Preflight:
         for name, served in opened.classifier.served.items():
             runner, precision = served.runner, served.manifest.precision
             metrics().describe(name, served.version, runner.runtime, runner.device, precision)
+        if any(served.runner.device == "cpu" for served in opened.classifier.served.values()):
+            let_inference_finish()
         drain_on_sigterm(opened, settings.drain_ms / 1e3)
         publish_regularly(asyncio.get_running_loop())
         # What is alive now stays alive: without this, full collections would walk all of it, and requests wait.

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.answers import Timings
-from serving.runners.base import Inference
 
 Result = TypeVar("Result")
 
@@ -198,32 +197,3 @@ class Threads:
             self.todo.put(None)
         for thread in self.threads:
             thread.join()
-
-
-class OneByOne:
-    """Every request is inferred by the thread that decoded it: nothing is handed over, and nothing waits for others."""
-
-    def __init__(self, runner: Inference, threads: Threads) -> None:
-        self.runner, self.threads = runner, threads
-        self.width = len(threads.threads)
-
-    def submit(self, work: Work[Any]) -> None:
-        self.threads.submit(lambda: self.perform(work))
-
-    def perform(self, work: Work[Any]) -> None:
-        if (pixels := work.decoded()) is None:
-            return
-        work.moments.taken = work.moments.read
-        try:
-            logits = self.runner.infer(pixels)
-            work.moments.inferred = time.perf_counter()
-        except Exception as error:  # noqa: BLE001  whoever awaits it has to hear of it
-            work.end(None, error)
-        else:
-            work.finish(logits)
-
-    def waiting(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass

@@ -30,7 +30,7 @@ def conditions(lanes: Sequence[Lane], threads: int) -> dict[str, Any]:
         "threads": threads,
         "intra_op_threads": INTRA_OP_THREADS,
         "lanes": {lane: SETTINGS.get(lane, "the server of `ours`, measured a second time") for lane in lanes},
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()}, built {platform.python_build()[1]}",  # builds differ by a fifth
         "packages": {name: version(name) for name in PACKAGES},
         "peers_packages": peers_packages(),
         "commit": commit(),

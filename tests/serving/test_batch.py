@@ -137,7 +137,7 @@ def test_a_client_that_hangs_up_takes_its_whole_batch_along(exported_pair: tuple
             await asyncio.sleep(0.001)
         return sent
 
-    with opening(exported_pair[:1]) as opened:
+    with opening(exported_pair[:1], batching="off") as opened:
         assert opened.classifier is not None
         (served,) = opened.classifier.served.values()
         let_go, begun, infer = threading.Event(), [], served.runner.infer

@@ -17,7 +17,8 @@ from serving.batching import Batches
 from serving.classifier import Classifier
 from serving.errors import RequestError
 from serving.http_api import HttpApi
-from serving.work import Moments, OneByOne, Threads, Work
+from serving.shares import Shares
+from serving.work import Moments, Threads, Work
 from tests.conftest import PAIR
 from tests.serving.test_http_api import encoded, opening
 
@@ -240,7 +241,7 @@ def test_batches_answer_what_single_requests_do(exported_pair: tuple[str, str]) 
         with opening(exported_pair, batching=batching) as opened:
             assert opened.classifier is not None
             lanes = {type(served.lane) for served in opened.classifier.served.values()}
-            assert lanes == {Batches if batching == "on" else OneByOne}
+            assert lanes == {Batches if batching == "on" else Shares}
             return asyncio.run(ask(TestClient(HttpApi(PlainTextResponse(""), opened))))
 
     for together, alone in zip(answers("on"), answers("off"), strict=True):
@@ -250,12 +251,12 @@ def test_batches_answer_what_single_requests_do(exported_pair: tuple[str, str]) 
             assert found["probability"] == pytest.approx(expected["probability"], abs=2e-6)
 
 
-def test_a_cpu_infers_one_by_one_and_a_gpu_in_batches(exported_pair: tuple[str, str]) -> None:
+def test_threads_share_out_what_a_cpu_infers_and_a_gpu_has_batches(exported_pair: tuple[str, str]) -> None:
     with opening(exported_pair[:1]) as opened:
         classifier = opened.classifier
         assert isinstance(classifier, Classifier)
         (served,) = classifier.served.values()
-        assert isinstance(served.lane, OneByOne)
+        assert isinstance(served.lane, Shares)
         on_gpu = classifier.lane(Summing(), served.manifest)
         assert isinstance(on_gpu, Batches)
         assert on_gpu.width == served.manifest.max_batch_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import shutil
 import threading
@@ -24,6 +25,7 @@ from export.artifact import file_sha256, read_manifest, write_manifest
 from export.store import register
 from loadtests.local_service import LocalService, ServiceError, local_service
 from models.weights import read_checkpoint, zoo_path
+from serving.cores import default_threads
 from tests.conftest import PAIR, ROOT, SHARED_DATA
 from tests.serving.test_http_api import encoded, one_bit_png
 
@@ -151,6 +153,15 @@ def test_odd_images_neither_break_nor_bloat_the_service(service: LocalService) -
     assert process.is_running()
     assert worker(service).pid == process.pid
     assert memory[1] - memory[0] < MEMORY_BOUND
+
+
+def test_the_event_loop_of_a_worker_waits_for_a_core_and_what_infers_does_not(service: LocalService) -> None:
+    if not hasattr(os, "SCHED_BATCH"):
+        pytest.skip("is about Linux")
+    policies = {thread.id: os.sched_getscheduler(thread.id) for thread in worker(service).threads()}
+    assert policies.pop(worker(service).pid) == os.SCHED_BATCH
+    infer = [policy for policy in policies.values() if policy == os.SCHED_OTHER]
+    assert len(infer) >= default_threads(1)
 
 
 def correct_over_http(url: str, variant: str) -> tuple[int, int]:

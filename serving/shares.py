@@ -1,0 +1,102 @@
+"""What waits, shared out among the threads: on a CPU the one that decodes images also infers them, several at once.
+
+A thread that becomes free takes its share of what waits, so that the others have theirs, and nobody waits for company.
+Where an inference is short this saves what comes with each: the call, the turn at Python's lock, the event loop's
+waking up. Where it is long, a batch would only keep the first in it waiting.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from threading import Condition
+from typing import Any
+
+import numpy as np
+
+from serving.runners.base import Inference, Runner
+from serving.together import Decoded, Together
+from serving.work import Threads, Work
+
+MOST = 4  # images; eight gain no more with a ResNet-20 (docs/performance.md)
+WITHIN_S = 0.005  # that a batch may take
+TRIES = 3
+
+
+class Shares(Together):
+    """A lane. No more than `most` images are inferred at once, unless one request has more."""
+
+    def __init__(self, runner: Inference, threads: Threads, most: int = 1, counted_as: str | None = None) -> None:
+        super().__init__(runner, counted_as)
+        self.threads, self.most = threads, most
+        self.number = len(threads.threads)
+        self.width = self.number * most
+        self.queue: deque[Work[Any]] = deque()
+        self.idle = Condition()  # its lock is that of all below
+        self.called = 0  # threads that are at it, or will be: no more than there are
+        self.coming = 0  # of those, the ones that have not begun
+
+    def submit(self, work: Work[Any]) -> None:
+        with self.idle:
+            self.queue.append(work)
+            if self.called == self.number:
+                return  # one of them will come to it
+            self.called += 1
+            self.coming += 1
+        self.threads.submit(self.perform)
+
+    def perform(self) -> None:
+        """One share; for another the thread queues again, behind the work of other lanes."""
+        with self.idle:
+            self.coming -= 1
+            share = min(self.most, math.ceil(len(self.queue) / self.number))
+        self.run_share(share)
+        with self.idle:
+            if not self.queue:
+                self.called -= 1
+                if not self.called:
+                    self.idle.notify_all()
+                return
+            self.coming += 1
+        self.threads.submit(self.perform)
+
+    def run_share(self, share: int) -> None:
+        batch: list[Decoded] = []
+        images = 0
+        while images < share and (work := self.next()) is not None:
+            if (pixels := work.decoded()) is None:
+                continue
+            if batch and images + len(pixels) > self.most:
+                self.run(batch)
+                batch, images = [], 0
+            batch.append((work, pixels))
+            images += len(pixels)
+        if batch:
+            self.run(batch)
+
+    def next(self) -> Work[Any] | None:
+        """None where others have taken what there was."""
+        try:
+            return self.queue.popleft()
+        except IndexError:
+            return None
+
+    def waiting(self) -> int:
+        return max(0, len(self.queue) - self.coming)  # who is coming is counted where threads are
+
+    def close(self) -> None:
+        """What waits is still run; nothing may be submitted any more, and the threads are closed later."""
+        with self.idle:
+            self.idle.wait_for(lambda: not self.called)
+
+
+def worth_a_batch(runner: Runner, crop: int, largest: int) -> int:
+    """Images [N, crop, crop, 3] to infer at once, 1 to `MOST`: as many as take no longer than `WITHIN_S`."""
+    alone = np.zeros((1, crop, crop, 3), np.uint8)
+    seconds = math.inf
+    for _ in range(TRIES):
+        begun = time.perf_counter()
+        runner.infer(alone)
+        seconds = min(seconds, time.perf_counter() - begun)
+    return max(1, min(MOST, largest, int(WITHIN_S / seconds)))

@@ -1,0 +1,67 @@
+"""Requests that go to the runner together: one inference, and each its own rows of what it gives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.metrics import metrics
+from serving.runners.base import Inference
+from serving.work import Work
+
+logger = logging.getLogger("bentoml.serve")
+
+Decoded = tuple[Work[Any], NDArray[np.uint8]]
+
+
+class Together:
+    """What lanes that form batches share; how they form them, and who finishes what is inferred, is theirs.
+
+    `counted_as` is the variant that the batches are counted for; those of None are not.
+    """
+
+    def __init__(self, runner: Inference, counted_as: str | None) -> None:
+        self.runner = runner
+        self.sizes = None if counted_as is None else metrics().batch.labels(counted_as)
+
+    def run(self, batch: Sequence[Decoded]) -> None:
+        """All together; where that fails, each alone, so that it fails only who made it."""
+        try:
+            self.infer(batch)
+        except Exception as error:  # noqa: BLE001  whoever awaits it has to hear of it
+            if len(batch) == 1:
+                batch[0][0].end(None, error)
+                return
+            logger.warning("a batch of %d requests failed (%s); each is tried alone", len(batch), error)
+            for alone in batch:
+                self.run([alone])
+
+    def infer(self, batch: Sequence[Decoded]) -> None:
+        taken = time.perf_counter()
+        pixels = batch[0][1] if len(batch) == 1 else np.concatenate([pixels for _, pixels in batch])
+        logits = self.runner.infer(pixels)
+        inferred = time.perf_counter()
+        self.took(len(pixels), inferred - taken)
+        if self.sizes is not None:
+            self.sizes.observe(len(pixels))
+        for work, rows in zip([work for work, _ in batch], split(logits, batch), strict=True):
+            work.moments.taken, work.moments.inferred = taken, inferred
+            self.finish(work, rows)
+
+    def took(self, images: int, seconds: float) -> None:
+        """For who learns from it."""
+
+    def finish(self, work: Work[Any], logits: NDArray[np.float32]) -> None:
+        work.finish(logits)
+
+
+def split(logits: NDArray[np.float32], batch: Sequence[Decoded]) -> Iterator[NDArray[np.float32]]:
+    first = 0
+    for _, pixels in batch:
+        yield logits[first : first + len(pixels)]
+        first += len(pixels)

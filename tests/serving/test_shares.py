@@ -1,0 +1,171 @@
+"""On a CPU a free thread takes its share of what waits, and no more than is worth it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.shares import MOST, Shares, worth_a_batch
+from serving.work import Threads, Work
+from tests.serving.test_batching import SICK, Summing, image, until, work
+
+Lane = Callable[[int], Shares]
+
+
+@pytest.fixture
+def runner() -> Summing:
+    return Summing()
+
+
+@pytest.fixture
+def lane(runner: Summing) -> Iterator[Lane]:
+    """For so many threads."""
+    opened: list[Shares] = []
+
+    def open_lane(threads: int) -> Shares:
+        opened.append(Shares(runner, Threads(threads, "classify"), MOST, "any"))
+        return opened[-1]
+
+    yield open_lane
+    runner.let_go.release(1000)
+    for each in opened:
+        each.close()
+        each.threads.close()
+
+
+async def held(lane: Shares, runner: Summing) -> list[Work[list[float]]]:
+    """Every thread has a request and keeps it."""
+    first = [work(image(1)) for _ in range(lane.number)]
+    for number, each in enumerate(first, 1):
+        lane.submit(each)
+        await until(lambda number=number: len(runner.batches) == number)
+    return first
+
+
+def submitted(lane: Shares, *pixels: np.ndarray) -> list[Work[list[float]]]:
+    works = [work(each) for each in pixels]
+    for each in works:
+        lane.submit(each)
+    return works
+
+
+def test_who_comes_alone_is_inferred_alone_and_those_behind_go_together(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        shares = lane(1)
+        (first,) = await held(shares, runner)
+        rest = submitted(shares, *(image(value) for value in range(2, 8)))
+        assert shares.waiting() == 6
+        runner.let_go.release(3)
+        assert await first.answer == [12.0]
+        assert [await each.answer for each in rest] == [[value * 12.0] for value in range(2, 8)]
+        assert runner.batches == [1, 4, 2]
+        assert shares.waiting() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_thread_leaves_the_others_their_share(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        shares = lane(2)
+        first = await held(shares, runner)
+        rest = submitted(shares, *(image(value) for value in range(2, 8)))
+        runner.let_go.release()
+        await until(lambda: len(runner.batches) == 3)
+        assert runner.batches == [1, 1, 3]
+        assert shares.waiting() == 3
+        runner.let_go.release(20)
+        for each in (*first, *rest):
+            await each.answer
+
+    asyncio.run(scenario())
+
+
+def test_who_has_many_images_has_the_runner_to_itself(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        shares = lane(1)
+        (first,) = await held(shares, runner)
+        rest = submitted(shares, image(2), image(3, 9), image(4))
+        runner.let_go.release(20)
+        assert await first.answer
+        assert [len(await each.answer) for each in rest] == [1, 9, 1]
+        assert runner.batches == [1, 1, 9, 1]
+
+    asyncio.run(scenario())
+
+
+def test_neither_what_cannot_be_read_nor_what_cannot_be_inferred_harms_its_neighbours(
+    lane: Lane, runner: Summing
+) -> None:
+    def unreadable() -> Any:
+        raise ValueError("no image")
+
+    async def scenario() -> None:
+        shares = lane(1)
+        (first,) = await held(shares, runner)
+        rest = [work(image(2)), work(image(0)), work(image(SICK)), work(image(4))]
+        rest[1].read = unreadable
+        for each in rest:
+            shares.submit(each)
+        runner.let_go.release(20)
+        await first.answer
+        found = await asyncio.gather(*(each.answer for each in rest), return_exceptions=True)
+        assert (found[0], found[3]) == ([24.0], [48.0])
+        assert [str(error) for error in found[1:3]] == ["no image", "a sick image"]
+        assert runner.batches == [1, 3, 1, 1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_who_gives_up_is_not_inferred(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        shares = lane(1)
+        (first,) = await held(shares, runner)
+        released = []
+        quitter, patient = submitted(shares, image(2), image(3))
+        quitter.on_release = lambda: released.append(True)
+        quitter.leave()
+        assert released == [True]
+        runner.let_go.release(2)
+        assert await first.answer
+        assert await patient.answer == [36.0]
+        assert runner.batches == [1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_closing_waits_until_all_is_answered(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        shares = lane(2)
+        first = await held(shares, runner)
+        rest = submitted(shares, *(image(2) for _ in range(20)))
+        runner.let_go.release(100)
+        await asyncio.to_thread(shares.close)
+        assert shares.waiting() == shares.called == shares.coming == 0
+        for each in (*first, *rest):
+            assert await each.answer
+
+    asyncio.run(scenario())
+
+
+class Lasting:
+    """Takes so long for whatever it is given."""
+
+    runtime, device, engine, fault = "lasting", "cpu", None, None
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        time.sleep(self.seconds)
+        return np.zeros((len(images), 1), np.float32)
+
+
+@pytest.mark.parametrize(("seconds", "largest", "expected"), [(0.0, 64, MOST), (0.0, 3, 3), (0.02, 64, 1)])
+def test_only_short_inferences_are_worth_a_batch(seconds: float, largest: int, expected: int) -> None:
+    runner: Any = Lasting(seconds)
+    assert worth_a_batch(runner, 2, largest) == expected
