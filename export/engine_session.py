@@ -8,6 +8,8 @@ bucket, a larger one than the profile allows is cut up.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -157,7 +159,7 @@ class EngineSession(AbstractContextManager["EngineSession"]):
         )
 
     def run_bucket(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        bucket = next(size for size in self.buckets if size >= len(images))
+        bucket = bucket_for(len(images), self.buckets)
         self.host[self.input][: len(images)] = images  # what was there before pads the rest: rows do not mix
         self.graphs[bucket]()
         self.cuda.synchronize(self.stream)
@@ -182,6 +184,11 @@ class EngineSession(AbstractContextManager["EngineSession"]):
 def buckets_of(largest: int) -> tuple[int, ...]:
     """Powers of two, and the largest batch itself."""
     return (*(1 << power for power in range((largest - 1).bit_length())), largest)
+
+
+def bucket_for(images: int, buckets: Sequence[int]) -> int:
+    """The smallest that holds so many, of those in ascending order; no more than the largest does."""
+    return buckets[bisect_left(buckets, images)]
 
 
 def misfit(engine: Engine, cuda: Cuda, tensorrt: Any) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engine_session import buckets_of
+from export.engine_session import bucket_for, buckets_of
 from serving.errors import too_late
 from serving.runners.base import Runner
 from serving.together import Decoded, Together
@@ -97,7 +97,7 @@ class Batches(Together):
 
     def bucket(self, images: int) -> int:
         """The batch that an engine has a graph for, and that holds so many."""
-        return next((size for size in self.buckets if size >= images), self.most)
+        return bucket_for(min(images, self.most), self.buckets)
 
     def took(self, images: int, seconds: float) -> None:
         size = self.bucket(images)

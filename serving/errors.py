@@ -62,6 +62,13 @@ def wrong_method(found: str, accepted: str) -> RequestError:
     )  # fmt: skip
 
 
+def overloaded(found: str, accepted: str) -> RequestError:
+    return RequestError(
+        HTTPStatus.TOO_MANY_REQUESTS, "overloaded", "more requests are held than can be answered in time", found=found,
+        accepted=[accepted], headers={"retry-after": "1"},
+    )  # fmt: skip
+
+
 def too_slow(limit_ms: int) -> RequestError:
     """Its connection is of no further use: what still comes over it belongs to this body."""
     message = f"the body did not arrive within {limit_ms} ms"

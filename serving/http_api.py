@@ -182,7 +182,9 @@ class HttpApi:
     async def classify(self, call: Call) -> Response:
         asked = read_parameters(call, self.opened.ready())
         begun = time.perf_counter()
-        encoded = await self.opened.receive(call, read_image(call, self.opened.settings.max_image_bytes))
+        encoded = await self.opened.receive(
+            call, asked.served.lane, read_image(call, self.opened.settings.max_image_bytes)
+        )
         return as_json(to_json(await self.classified(call, asked, encoded, Moments(begun, time.perf_counter()))))
 
     async def explain(self, call: Call) -> Response:
@@ -190,7 +192,9 @@ class HttpApi:
         asked = read_parameters(call, classifier, (*PARAMETERS, "class"))
         asked.served.explainer.refuse_absence()
         begun = time.perf_counter()
-        encoded = await self.opened.receive(call, read_image(call, self.opened.settings.max_image_bytes))
+        encoded = await self.opened.receive(
+            call, asked.served.explainer.lane, read_image(call, self.opened.settings.max_image_bytes)
+        )
         moments = Moments(begun, time.perf_counter())
         work = classifier.explanation(encoded, asked.served, asked.index, asked.top_k, moments, call.deadline)
         explanation = await self.opened.run(call.receive, asked.served.explainer.lane, work)
@@ -201,7 +205,9 @@ class HttpApi:
         """Every image on its own: who cannot be classified says so in its place."""
         asked, settings = read_parameters(call, self.opened.ready()), self.opened.settings
         begun = time.perf_counter()
-        images = await self.opened.receive(call, read_images(call, settings.max_images, settings.max_batch_bytes))
+        images = await self.opened.receive(
+            call, asked.served.lane, read_images(call, settings.max_images, settings.max_batch_bytes)
+        )
         arrived = time.perf_counter()
         width = min(asked.served.lane.width, settings.max_in_flight)
         together = asyncio.Semaphore(width)  # the rest wait here, and keep nobody else waiting

@@ -105,7 +105,9 @@ class InferenceProtocol:
 
     async def infer(self, call: Call, served: Served) -> Response:
         called = time.perf_counter()
-        content = await self.opened.receive(call, read_tensors(call, self.opened.settings.max_tensor_bytes))
+        content = await self.opened.receive(
+            call, served.lane, read_tensors(call, self.opened.settings.max_tensor_bytes)
+        )
         work = inference(content, call, served, Moments(called, time.perf_counter()))
         response = await self.opened.run(call.receive, served.lane, work)
         assert work.images is not None

@@ -19,7 +19,7 @@ from export.cuda import DeviceError
 from serving.call import Call
 from serving.classifier import Classifier, Served
 from serving.config import Settings
-from serving.errors import RequestError
+from serving.errors import RequestError, overloaded
 from serving.keys import Keys
 from serving.metrics import metrics
 from serving.runners.base import Runner
@@ -59,12 +59,13 @@ class Opened:
             raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the models are not open; the log says why")
         return self.classifier
 
-    async def receive(self, call: Call, body: Coroutine[Any, Any, Result]) -> Result:
+    async def receive(self, call: Call, lane: Lane, body: Coroutine[Any, Any, Result]) -> Result:
         """Bodies on their way are counted apart: slow clients must not keep quick ones out."""
         most = self.settings.max_in_flight
         try:
             admit(self.in_flight, most)  # no use in receiving what would be refused
             admit(self.receiving, RECEIVING_PER_IN_FLIGHT * most)
+            lane.admit(call.deadline)
         except RequestError:
             body.close()  # nobody will await it
             raise
@@ -83,6 +84,7 @@ class Opened:
         thread has begun counts until it ends.
         """
         admit(self.in_flight, self.ready().settings.max_in_flight)  # others may have come first meanwhile
+        lane.admit(work.deadline)
         self.in_flight += 1
         work.on_release = self.released
         lane.submit(work)
@@ -159,11 +161,4 @@ class Watch:
 
 def admit(held: int, most: int) -> None:
     if held >= most:
-        raise RequestError(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            "overloaded",
-            f"{held} requests are held, as many as may be",
-            found=str(held),
-            accepted=[f"up to {most} at once"],
-            headers={"retry-after": "1"},
-        )
+        raise overloaded(f"{held} requests are held", f"up to {most} at once")

@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from serving.errors import overloaded, too_late
 from serving.runners.base import Inference, Runner
 from serving.together import Decoded, Together
 from serving.work import Threads, Work
 
 MOST = 4  # images; eight gain no more with a ResNet-20 (docs/performance.md)
 WITHIN_S = 0.005  # that a batch may take
+SMOOTHING = 0.2  # of what an image is expected to take: the share that the newest one has
+CONFIDENT = 0.9  # of the time that a request has: what it may be expected to need
 TRIES = 3
 
 
@@ -36,6 +39,17 @@ class Shares(Together):
         self.idle = Condition()  # its lock is that of all below
         self.called = 0  # threads that are at it, or will be: no more than there are
         self.coming = 0  # of those, the ones that have not begun
+        self.expected_s = 0.0  # of one image in one thread, lately; 0 before any has run
+
+    def admit(self, deadline: float) -> None:
+        """Turned away at once is better than answered too late, and than the time that others lose by it.
+
+        Who finds nobody waiting is let in, whatever is expected: from what runs the expectation is learned.
+        """
+        ahead = len(self.queue)
+        needed_s = (ahead / self.number + 2) * self.expected_s  # what is in hand, what is ahead, and its own
+        if ahead and needed_s > CONFIDENT * (deadline - time.perf_counter()):
+            raise overloaded(f"{ahead} requests wait, {needed_s * 1e3:.0f} ms", "what can be answered in time")
 
     def submit(self, work: Work[Any]) -> None:
         with self.idle:
@@ -65,6 +79,10 @@ class Shares(Together):
         batch: list[Decoded] = []
         images = 0
         while images < share and (work := self.next()) is not None:
+            if time.perf_counter() + self.expected_s > work.deadline:
+                self.expected_s *= 1 - SMOOTHING  # what is never run corrects no expectation
+                work.end(None, too_late("inference would have ended after the deadline, and was not begun"))
+                continue
             if (pixels := work.decoded()) is None:
                 continue
             if batch and images + len(pixels) > self.most:
@@ -81,6 +99,10 @@ class Shares(Together):
             return self.queue.popleft()
         except IndexError:
             return None
+
+    def took(self, images: int, seconds: float) -> None:
+        each = seconds / images
+        self.expected_s += (SMOOTHING if self.expected_s else 1.0) * (each - self.expected_s)
 
     def waiting(self) -> int:
         return max(0, len(self.queue) - self.coming)  # who is coming is counted where threads are

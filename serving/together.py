@@ -53,6 +53,9 @@ class Together:
             work.moments.taken, work.moments.inferred = taken, inferred
             self.finish(work, rows)
 
+    def admit(self, deadline: float) -> None:
+        """Raises RequestError 429 for who cannot be answered by then, as far as the lane knows."""
+
     def took(self, images: int, seconds: float) -> None:
         """For who learns from it."""
 

@@ -164,6 +164,10 @@ class Lane(Protocol):
 
     width: int
 
+    def admit(self, deadline: float) -> None:
+        """Raises RequestError 429 where what comes now would not be answered by then."""
+        ...
+
     def submit(self, work: Work[Any]) -> None: ...
     def waiting(self) -> int:
         """For the runner; those that wait for a thread are counted there."""

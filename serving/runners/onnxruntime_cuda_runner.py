@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.artifact import Manifest
 from export.cuda import Cuda, DeviceError
-from export.engine_session import buckets_of
+from export.engine_session import bucket_for, buckets_of
 
 logger = logging.getLogger("bentoml.serve")
 
@@ -35,23 +35,24 @@ class OnnxRuntimeCudaRunner:
         self.input, self.output = manifest.input.name, manifest.output.name
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self.device = f"cuda:0, {cuda}"
+        self.buckets = buckets_of(manifest.max_batch_size)
         self.sessions: dict[int, Any] = {}
         crop = manifest.spec.preprocessing.crop
         begun = time.perf_counter()
-        for bucket in buckets_of(manifest.max_batch_size):
+        for bucket in self.buckets:
             self.sessions[bucket] = open_session()
             self.run(np.zeros((bucket, crop, crop, 3), np.uint8))  # plans, before anybody waits for it
         took = time.perf_counter() - begun
         logger.info("%s: opened for batches of %s in %.1f s", manifest.variant, list(self.sessions), took)
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        largest = max(self.sessions)
+        largest = self.buckets[-1]
         parts = [self.run(images[start : start + largest]) for start in range(0, len(images), largest)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What is missing to a bucket is filled with zeros: rows do not mix."""
-        bucket = next(size for size in self.sessions if size >= len(images))
+        bucket = bucket_for(len(images), self.buckets)
         filled = images
         if len(images) < bucket:
             filled = np.zeros((bucket, *images.shape[1:]), np.uint8)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.errors import RequestError
 from serving.shares import MOST, Shares, worth_a_batch
 from serving.work import Threads, Work
 from tests.serving.test_batching import SICK, Summing, image, until, work
@@ -136,6 +137,54 @@ def test_who_gives_up_is_not_inferred(lane: Lane, runner: Summing) -> None:
         assert runner.batches == [1, 1]
 
     asyncio.run(scenario())
+
+
+def test_who_would_be_answered_too_late_is_turned_away_but_not_where_nobody_waits(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        shares = lane(2)
+        first = await held(shares, runner)
+        shares.expected_s = 1.0
+        shares.admit(time.perf_counter() + 0.1)
+        rest = submitted(shares, *(image(2) for _ in range(4)))  # (4 / 2 + 2) seconds, of which 0.9 are trusted
+        shares.admit(time.perf_counter() + 5.0)
+        with pytest.raises(RequestError) as caught:
+            shares.admit(time.perf_counter() + 4.0)
+        assert (caught.value.status, caught.value.headers) == (429, {"retry-after": "1"})
+        runner.let_go.release(100)
+        for each in (*first, *rest):
+            await each.answer
+
+    asyncio.run(scenario())
+
+
+def test_what_would_end_too_late_is_not_begun_and_such_a_judgement_wears_off(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        shares = lane(1)
+        runner.let_go.release(100)
+        shares.expected_s = 5.0
+        hopeless = work(image(2), seconds=1.0)
+        shares.submit(hopeless)
+        with pytest.raises(RequestError) as caught:
+            await hopeless.answer
+        assert caught.value.status == 504
+        assert runner.batches == []
+        for _ in range(20):  # by then it expects less than a second
+            again = work(image(2), seconds=1.0)
+            shares.submit(again)
+            await asyncio.wait([again.answer])
+            if again.answer.exception() is None:
+                return
+        raise AssertionError("turned away for ever")
+
+    asyncio.run(scenario())
+
+
+def test_an_image_is_expected_to_take_what_the_last_ones_did(lane: Lane) -> None:
+    shares = lane(1)
+    shares.took(4, 4.0)
+    assert shares.expected_s == 1.0
+    shares.took(1, 2.0)
+    assert shares.expected_s == pytest.approx(1.2)
 
 
 def test_closing_waits_until_all_is_answered(lane: Lane, runner: Summing) -> None:
