@@ -36,7 +36,7 @@ def let_inference_finish() -> None:
     Threads that it starts later inherit it: those that infer have to be there before.
     """
     if hasattr(os, "SCHED_BATCH"):
-        with suppress(PermissionError):  # a sandbox may forbid it
+        with suppress(OSError):  # a sandbox may forbid it, or not know it
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

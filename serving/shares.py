@@ -20,7 +20,7 @@ from serving.runners.base import Inference, Runner
 from serving.together import Decoded, Together
 from serving.work import Threads, Work
 
-MOST = 4  # images; eight gain no more with a ResNet-20 (docs/performance.md)
+MOST = 4  # images; eight gain no more with a ResNet-20 (docs/decisions.md)
 WITHIN_S = 0.005  # that a batch may take
 SMOOTHING = 0.2  # of what an image is expected to take: the share that the newest one has
 CONFIDENT = 0.9  # of the time that a request has: what it may be expected to need
@@ -34,12 +34,14 @@ class Shares(Together):
         super().__init__(runner, counted_as)
         self.threads, self.most = threads, most
         self.number = len(threads.threads)
-        self.width = self.number * most
+        self.width = self.number * min(most, 2)  # a share in hand and one that waits, and room for others
         self.queue: deque[Work[Any]] = deque()
         self.idle = Condition()  # its lock is that of all below
         self.called = 0  # threads that are at it, or will be: no more than there are
         self.coming = 0  # of those, the ones that have not begun
-        self.expected_s = 0.0  # of one image in one thread, lately; 0 before any has run
+        self.expected_s = 0.0  # that a request keeps a thread, lately; 0 until two shares have been run
+        self.opened = False
+        threads.lanes.append(self)
 
     def admit(self, deadline: float) -> None:
         """Turned away at once is better than answered too late, and than the time that others lose by it.
@@ -47,7 +49,9 @@ class Shares(Together):
         Who finds nobody waiting is let in, whatever is expected: from what runs the expectation is learned.
         """
         ahead = len(self.queue)
-        needed_s = (ahead / self.number + 2) * self.expected_s  # what is in hand, what is ahead, and its own
+        lanes = self.threads.lanes  # they have their turns: of another's no more come before this one than of its own
+        waiting_s = sum(min(len(lane.queue), ahead) * lane.expected_s for lane in lanes) / self.number
+        needed_s = waiting_s + 2 * self.expected_s  # what is ahead, what is in hand, and its own
         if ahead and needed_s > CONFIDENT * (deadline - time.perf_counter()):
             raise overloaded(f"{ahead} requests wait, {needed_s * 1e3:.0f} ms", "what can be answered in time")
 
@@ -65,7 +69,8 @@ class Shares(Together):
         with self.idle:
             self.coming -= 1
             share = min(self.most, math.ceil(len(self.queue) / self.number))
-        self.run_share(share)
+        if share:
+            self.run_share(share)
         with self.idle:
             if not self.queue:
                 self.called -= 1
@@ -76,12 +81,14 @@ class Shares(Together):
         self.threads.submit(self.perform)
 
     def run_share(self, share: int) -> None:
+        begun = time.perf_counter()
         batch: list[Decoded] = []
-        images = 0
+        images = done = 0
+        late = False
         while images < share and (work := self.next()) is not None:
-            if time.perf_counter() + self.expected_s > work.deadline:
-                self.expected_s *= 1 - SMOOTHING  # what is never run corrects no expectation
+            if time.perf_counter() + self.expected_s > work.deadline and work.still_wanted():
                 work.end(None, too_late("inference would have ended after the deadline, and was not begun"))
+                late = True
                 continue
             if (pixels := work.decoded()) is None:
                 continue
@@ -90,8 +97,20 @@ class Shares(Together):
                 batch, images = [], 0
             batch.append((work, pixels))
             images += len(pixels)
+            done += 1
+            if time.perf_counter() - batch[0][0].moments.read > WITHIN_S:
+                break  # the first has waited for its neighbours long enough
         if batch:
             self.run(batch)
+        if done:
+            self.took_each((time.perf_counter() - begun) / done)
+        elif late:
+            self.expected_s *= 1 - SMOOTHING  # what is never run corrects no expectation
+
+    def took_each(self, seconds: float) -> None:
+        if self.opened:  # the first may have opened a session
+            self.expected_s += (SMOOTHING if self.expected_s else 1.0) * (seconds - self.expected_s)
+        self.opened = True
 
     def next(self) -> Work[Any] | None:
         """None where others have taken what there was."""
@@ -99,10 +118,6 @@ class Shares(Together):
             return self.queue.popleft()
         except IndexError:
             return None
-
-    def took(self, images: int, seconds: float) -> None:
-        each = seconds / images
-        self.expected_s += (SMOOTHING if self.expected_s else 1.0) * (each - self.expected_s)
 
     def waiting(self) -> int:
         return max(0, len(self.queue) - self.coming)  # who is coming is counted where threads are

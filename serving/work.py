@@ -181,6 +181,7 @@ class Threads:
 
     def __init__(self, number: int, name: str) -> None:
         self.todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.lanes: list[Any] = []  # those that share them out among what waits
         self.threads = [Thread(target=self.run, name=f"{name}-{index}", daemon=True) for index in range(number)]
         for thread in self.threads:
             thread.start()

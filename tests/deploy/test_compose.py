@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,13 @@ class Host:
         """Until Prometheus has seen an answer and evaluated every rule, which it does every 15 s."""
         ends = time.monotonic() + 60
         classified = 'preflight_requests_total{endpoint="/classify",status="200"}'
-        while not (
-            self.prometheus("query", query=classified)["result"]
-            and all(rule["health"] != "unknown" for rule in self.rules())
-        ):
-            assert time.monotonic() < ends, (self.prometheus("targets"), self.rules())
+        while time.monotonic() < ends:
+            with suppress(httpx.HTTPError):  # it is still starting
+                seen = self.prometheus("query", query=classified)["result"]
+                if seen and all(rule["health"] != "unknown" for rule in self.rules()):
+                    return
             time.sleep(0.5)
+        raise AssertionError((self.prometheus("targets"), self.rules()))
 
 
 @pytest.fixture

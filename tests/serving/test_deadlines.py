@@ -110,6 +110,26 @@ def test_a_deadline_takes_what_waits_off_the_queue(opened: Opened) -> None:
     assert opened.in_flight == 0
 
 
+def test_who_would_wait_beyond_the_deadline_is_refused_before_the_body_is_read(opened: Opened) -> None:
+    async def scenario() -> None:
+        first = Client(opened)
+        await until_begun(opened, 1)
+        second = Client(opened)
+        while not held(opened).queue_depth:
+            await asyncio.sleep(0.001)
+        lane: Any = next(iter(held(opened).served.values())).lane
+        lane.expected_s = 8.0
+        third = Client(opened, "19000")
+        status, body = await third.answer()
+        assert (status, body["error"], third.body_read) == (429, "overloaded", False)
+        assert body["found"] == "1 requests wait, 24000 ms"
+        lane.expected_s = 0.0
+        held(opened).let_go.release(2)
+        assert [(await each.answer())[0] for each in (first, second)] == [200, 200]
+
+    asyncio.run(scenario())
+
+
 def test_work_that_has_begun_counts_until_it_ends(opened: Opened) -> None:
     async def scenario() -> None:
         first = Client(opened, "50")

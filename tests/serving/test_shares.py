@@ -179,12 +179,53 @@ def test_what_would_end_too_late_is_not_begun_and_such_a_judgement_wears_off(lan
     asyncio.run(scenario())
 
 
-def test_an_image_is_expected_to_take_what_the_last_ones_did(lane: Lane) -> None:
+def test_requests_are_expected_to_take_what_the_last_ones_did_but_the_first(lane: Lane) -> None:
     shares = lane(1)
-    shares.took(4, 4.0)
-    assert shares.expected_s == 1.0
-    shares.took(1, 2.0)
-    assert shares.expected_s == pytest.approx(1.2)
+    expected = []
+    for seconds in (9.0, 1.0, 2.0):
+        shares.took_each(seconds)
+        expected.append(shares.expected_s)
+    assert expected == pytest.approx([0.0, 1.0, 1.2])
+
+
+def test_those_in_other_lanes_of_the_same_threads_are_ahead_as_well(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        one = lane(1)
+        other = Shares(runner, one.threads, MOST)
+        first = await held(one, runner)
+        rest = [*submitted(one, image(2), image(2)), *submitted(other, image(2), image(2), image(2))]
+        one.expected_s, other.expected_s = 1.0, 2.0
+        one.admit(time.perf_counter() + 10.0)  # 2 + 2 of its own, 4 of the other
+        with pytest.raises(RequestError):
+            one.admit(time.perf_counter() + 8.5)
+        one.expected_s = other.expected_s = 0.0
+        runner.let_go.release(100)
+        for each in (*first, *rest):
+            await each.answer
+        await asyncio.to_thread(other.close)
+
+    asyncio.run(scenario())
+
+
+def test_a_stall_does_not_make_it_forget_what_requests_take(lane: Lane, runner: Summing) -> None:
+    """Those that gave up meanwhile say nothing about it."""
+
+    async def scenario() -> None:
+        shares = lane(1)
+        first = await held(shares, runner)
+        rest = submitted(shares, *(image(2) for _ in range(40)))
+        shares.expected_s = 1.0
+        for each in rest:
+            each.deadline = 0.0
+            each.leave()
+        last = work(image(3))
+        shares.submit(last)
+        runner.let_go.release(100)
+        await first[0].answer
+        await last.answer
+        assert shares.expected_s > 0.5
+
+    asyncio.run(scenario())
 
 
 def test_closing_waits_until_all_is_answered(lane: Lane, runner: Summing) -> None:
@@ -192,8 +233,11 @@ def test_closing_waits_until_all_is_answered(lane: Lane, runner: Summing) -> Non
         shares = lane(2)
         first = await held(shares, runner)
         rest = submitted(shares, *(image(2) for _ in range(20)))
+        closing = asyncio.ensure_future(asyncio.to_thread(shares.close))
+        await asyncio.sleep(0.05)
+        assert not closing.done()
         runner.let_go.release(100)
-        await asyncio.to_thread(shares.close)
+        await closing
         assert shares.waiting() == shares.called == shares.coming == 0
         for each in (*first, *rest):
             assert await each.answer
