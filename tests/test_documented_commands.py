@@ -32,7 +32,7 @@ BY_CI = {"make demo", "make test"}  # the first takes minutes, the second would 
 ELSEWHERE = {
     "make demo": (".ci/run", "\nmake demo\n"),
     "make test": (".ci/run", "\nmake test\n"),
-    "make image": ("tests/deploy/test_image.py", '"-m", "deploy.image", "cpu"'),
+    "make image": ("tests/deploy/conftest.py", '"-m", "deploy.image", "cpu"'),
     "docker run": ("tests/deploy/test_image.py", '"--read-only"'),
     "docker inspect": ("tests/deploy/engine.py", 'docker("inspect"'),
     "make sbom": ("tests/deploy/test_image.py", '"sbom.py"'),
