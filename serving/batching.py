@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from threading import Condition, Thread
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from export.engine_session import bucket_for, buckets_of
 from serving.errors import too_late
 from serving.runners.base import Runner
-from serving.together import Decoded, Together
-from serving.work import Threads, Work
+from serving.together import Decoded, Inferred, Together
+from serving.work import Threads, Work, finish
 
 SMOOTHING = 0.2  # of the expected durations: the share that the newest one has
 
@@ -104,8 +102,8 @@ class Batches(Together):
         last = self.expected_s.get(size, seconds)
         self.expected_s[size] = last + SMOOTHING * (seconds - last)
 
-    def finish(self, work: Work[Any], logits: NDArray[np.float32]) -> None:
-        self.decoders.submit(lambda: work.finish(logits))
+    def finish(self, inferred: Sequence[Inferred]) -> None:
+        self.decoders.submit(lambda: finish(inferred))
 
     def waiting(self) -> int:
         return len(self.queue)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from threading import Condition
+from threading import Condition, Lock
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ class Shares(Together):
         self.number = len(threads.threads)
         self.width = self.number * min(most, 2)  # a share in hand and one that waits, and room for others
         self.queue: deque[Work[Any]] = deque()
-        self.idle = Condition()  # its lock is that of all below
+        self.lock = Lock()  # of all below
+        self.idle = Condition(self.lock)
         self.called = 0  # threads that are at it, or will be: no more than there are
         self.coming = 0  # of those, the ones that have not begun
         self.expected_s = 0.0  # that a request keeps a thread, lately; 0 until two shares have been run
@@ -49,14 +50,16 @@ class Shares(Together):
         Who finds nobody waiting is let in, whatever is expected: from what runs the expectation is learned.
         """
         ahead = len(self.queue)
+        if not ahead:
+            return
         lanes = self.threads.lanes  # they have their turns: of another's no more come before this one than of its own
         waiting_s = sum(min(len(lane.queue), ahead) * lane.expected_s for lane in lanes) / self.number
         needed_s = waiting_s + 2 * self.expected_s  # what is ahead, what is in hand, and its own
-        if ahead and needed_s > CONFIDENT * (deadline - time.perf_counter()):
+        if needed_s > CONFIDENT * (deadline - time.perf_counter()):
             raise overloaded(f"{ahead} requests wait, {needed_s * 1e3:.0f} ms", "what can be answered in time")
 
     def submit(self, work: Work[Any]) -> None:
-        with self.idle:
+        with self.lock:
             self.queue.append(work)
             if self.called == self.number:
                 return  # one of them will come to it
@@ -65,20 +68,23 @@ class Shares(Together):
         self.threads.submit(self.perform)
 
     def perform(self) -> None:
-        """One share; for another the thread queues again, behind the work of other lanes."""
-        with self.idle:
-            self.coming -= 1
-            share = min(self.most, math.ceil(len(self.queue) / self.number))
-        if share:
-            self.run_share(share)
-        with self.idle:
-            if not self.queue:
-                self.called -= 1
-                if not self.called:
-                    self.idle.notify_all()
+        """One share after another; where other lanes wait for a thread, they have it in between."""
+        while True:
+            with self.lock:
+                self.coming -= 1
+                share = min(self.most, math.ceil(len(self.queue) / self.number))
+            if share:
+                self.run_share(share)
+            with self.lock:
+                if not self.queue:
+                    self.called -= 1
+                    if not self.called:
+                        self.idle.notify_all()
+                    return
+                self.coming += 1
+            if self.threads.waiting():
+                self.threads.submit(self.perform)
                 return
-            self.coming += 1
-        self.threads.submit(self.perform)
 
     def run_share(self, share: int) -> None:
         begun = time.perf_counter()
@@ -98,7 +104,7 @@ class Shares(Together):
             batch.append((work, pixels))
             images += len(pixels)
             done += 1
-            if time.perf_counter() - batch[0][0].moments.read > WITHIN_S:
+            if work.moments.read - batch[0][0].moments.read > WITHIN_S:
                 break  # the first has waited for its neighbours long enough
         if batch:
             self.run(batch)

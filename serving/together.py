@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from serving.metrics import metrics
 from serving.runners.base import Inference
-from serving.work import Work
+from serving.work import Work, finish
 
 logger = logging.getLogger("bentoml.serve")
 
 Decoded = tuple[Work[Any], NDArray[np.uint8]]
+Inferred = tuple[Work[Any], NDArray[np.float32]]
 
 
 class Together:
@@ -27,7 +28,7 @@ class Together:
 
     def __init__(self, runner: Inference, counted_as: str | None) -> None:
         self.runner = runner
-        self.sizes = None if counted_as is None else metrics().batch.labels(counted_as)
+        self.sizes = None if counted_as is None else metrics().batches_of(counted_as)
 
     def run(self, batch: Sequence[Decoded]) -> None:
         """All together; where that fails, each alone, so that it fails only who made it."""
@@ -48,10 +49,10 @@ class Together:
         inferred = time.perf_counter()
         self.took(len(pixels), inferred - taken)
         if self.sizes is not None:
-            self.sizes.observe(len(pixels))
-        for work, rows in zip([work for work, _ in batch], split(logits, batch), strict=True):
+            self.sizes.append(len(pixels))
+        for work, _ in batch:
             work.moments.taken, work.moments.inferred = taken, inferred
-            self.finish(work, rows)
+        self.finish(list(split(logits, batch)))
 
     def admit(self, deadline: float) -> None:
         """Raises RequestError 429 for who cannot be answered by then, as far as the lane knows."""
@@ -59,12 +60,12 @@ class Together:
     def took(self, images: int, seconds: float) -> None:
         """For who learns from it."""
 
-    def finish(self, work: Work[Any], logits: NDArray[np.float32]) -> None:
-        work.finish(logits)
+    def finish(self, inferred: Sequence[Inferred]) -> None:
+        finish(inferred)
 
 
-def split(logits: NDArray[np.float32], batch: Sequence[Decoded]) -> Iterator[NDArray[np.float32]]:
+def split(logits: NDArray[np.float32], batch: Sequence[Decoded]) -> Iterator[Inferred]:
     first = 0
-    for _, pixels in batch:
-        yield logits[first : first + len(pixels)]
+    for work, pixels in batch:
+        yield work, logits[first : first + len(pixels)]
         first += len(pixels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -137,17 +137,28 @@ class Work(Generic[Result]):
         self.moments.read = time.perf_counter()
         return self.images
 
-    def finish(self, logits: NDArray[np.float32]) -> None:
+    def outcome(self, logits: NDArray[np.float32]) -> tuple[Result | None, Exception | None]:
+        """One of both."""
         try:
-            result = self.write(logits, self.moments)
+            return self.write(logits, self.moments), None
         except Exception as error:  # noqa: BLE001  whoever awaits it has to hear of it
-            self.end(None, error)
-        else:
-            self.end(result, None)
+            return None, error
 
     def end(self, result: Any, error: BaseException | None) -> None:
         with suppress(RuntimeError):  # the loop has closed: nobody waits
             self.loop.call_soon_threadsafe(self.deliver, result, error)
+
+
+def finish(inferred: Sequence[tuple[Work[Any], NDArray[np.float32]]]) -> None:
+    """What was inferred together is delivered together: a message wakes the event loop, and each wakes it again."""
+    outcomes = [(work, *work.outcome(logits)) for work, logits in inferred]
+    with suppress(RuntimeError):  # the loop has closed: nobody waits
+        inferred[0][0].loop.call_soon_threadsafe(deliver, outcomes)
+
+
+def deliver(outcomes: Sequence[tuple[Work[Any], Any, Exception | None]]) -> None:
+    for work, result, error in outcomes:
+        work.deliver(result, error)
 
 
 def nothing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from loadtests.serving_bench.plan import Cell, Lane, PlanError, read_cell, read_
 from loadtests.serving_bench.report import as_text, summary
 from loadtests.serving_bench.turns import Turn, append, read
 from loadtests.serving_bench.wrk import Load, WrkError, parse
-from tests.conftest import BENTOML_HOME
+from tests.conftest import BENTOML_HOME, ROOT
 
 SMALL, LARGE = read_cell("resnet20:fp32:16"), read_cell("resnet50:fp32:16")
 WRK_SAID = """Running 1s test @ http://127.0.0.1:8765/classify
@@ -207,3 +209,12 @@ def test_a_run_measures_real_servers_and_resumes(
     assert (tmp_path / "turns.jsonl").read_text() == log
     assert main([*arguments, "--resume", "--threads", "63"]) == 2
     assert "threads was" in capsys.readouterr().err
+
+
+def test_the_edge_alone_is_measured_over_a_bare_starlette(exported_pair: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "edge.json"
+    command = [sys.executable, "-m", "loadtests.serving_bench.peers.edge", "--model", exported_pair[1]]
+    subprocess.run([*command, "--rounds", "2", "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
+    result = json.loads(out.read_text())
+    assert result["medians"].keys() == {"ours", "starlette", "ours again"}
+    assert 0 < result["medians"]["starlette"] < result["medians"]["ours"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
-from serving.metrics import BUCKETS_S, Tally
+from serving.metrics import BUCKETS_IMAGES, BUCKETS_S, Tally, metrics
 from serving.metrics_folder import forget_the_dead
 
 
@@ -18,9 +19,19 @@ def histogram(registry: CollectorRegistry) -> Histogram:
     return Histogram("any_seconds", "any", buckets=BUCKETS_S, registry=registry)
 
 
+def counts_of(observed: Histogram) -> dict[str, float]:
+    """By the upper ends of the buckets, cumulated, with the sum under its own name."""
+    (metric,) = observed.collect()
+    return {
+        each.labels.get("le", each.name.rpartition("_")[2]): each.value
+        for each in metric.samples
+        if not each.name.endswith("_created")
+    }
+
+
 def test_a_tally_publishes_what_a_histogram_would_have_observed() -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    tally, expected = Tally(histogram(ours)), histogram(theirs)
+    tally, expected = Tally(histogram(ours), BUCKETS_S), histogram(theirs)
     drawn = np.random.default_rng(0).exponential(0.01, 500).tolist()
     for round_ in (drawn[:200], [], drawn[200:], [0.0, BUCKETS_S[0], BUCKETS_S[-1], 1e9]):
         for seconds in round_:
@@ -36,6 +47,21 @@ def test_a_tally_publishes_what_a_histogram_would_have_observed() -> None:
     assert samples[1].pop(created)
     assert samples[0] == pytest.approx(samples[1])
     assert b'le="+Inf"} 504.0' in generate_latest(ours)
+
+
+def test_threads_leave_sizes_of_batches_to_be_published() -> None:
+    name, drawn = "metrics-test", np.random.default_rng(0).integers(1, 200, 400).tolist()
+    sizes = metrics().batches_of(name)
+    assert metrics().batches_of(name) is sizes
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(sizes.append, drawn))
+    expected = Histogram("any_images", "any", buckets=BUCKETS_IMAGES, registry=CollectorRegistry())
+    for size in drawn:
+        expected.observe(size)
+    metrics().publish(0, 0)
+    metrics().publish(0, 0)  # what was published is not published again
+    assert counts_of(metrics().batch.labels(name)) == counts_of(expected)
+    assert not sizes
 
 
 def test_the_gauges_of_a_worker_that_is_gone_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
