@@ -57,14 +57,13 @@ def main() -> int:
 async def measure(rounds: int) -> dict[str, list[float]]:
     """Microseconds a request, round by round."""
     from serving.service import Preflight, opened  # noqa: PLC0415  once the environment says what to open
-    from serving.shares import MOST  # noqa: PLC0415
 
     service: Any = Preflight  # what the decorator makes of the class
     ours = service.to_asgi()
     await start(ours)
     assert opened.classifier is not None
     (served,) = opened.classifier.served.values()
-    pixels, logits = np.zeros((1, 32, 32, 3), np.uint8), np.tile(np.arange(10, dtype=np.float32), (MOST, 1))
+    pixels, logits = np.zeros((1, 32, 32, 3), np.uint8), np.tile(np.arange(10, dtype=np.float32), (USERS, 1))
     nothing: Any = opened.classifier
     nothing.decode = lambda *_: pixels
     runner: Any = served.runner
