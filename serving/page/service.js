@@ -17,7 +17,8 @@ export class Refusal extends Error {
 export const needsKey = ({ status }) => status === 401 || status === 403;
 
 export async function ask(path, options = {}) {
-  const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
+  const asked = key;
+  const headers = { ...options.headers, ...(asked && { authorization: `Bearer ${asked}` }) };
   let response;
   try {
     response = await fetch(`../${path}`, { ...options, headers, cache: "no-store", credentials: "omit" });
@@ -26,7 +27,9 @@ export async function ask(path, options = {}) {
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  throw new Refusal(response.status, said);
+  const refusal = new Refusal(response.status, said);
+  if (needsKey(refusal) && asked !== key) return ask(path, options); // another key was given meanwhile
+  throw refusal;
 }
 
 export async function variants() {
