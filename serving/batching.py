@@ -16,8 +16,8 @@ from typing import Any
 from export.engine_session import bucket_for, buckets_of
 from serving.errors import too_late
 from serving.runners.base import Runner
-from serving.together import Decoded, Inferred, Together
-from serving.work import Threads, Work, finish
+from serving.together import Decoded, Together
+from serving.work import Inferred, Threads, Work, finish
 
 SMOOTHING = 0.2  # of the expected durations: the share that the newest one has
 

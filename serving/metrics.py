@@ -48,7 +48,8 @@ class Tally:
 
 
 class Metrics:
-    """Of this worker. All is counted on the event loop but batches, whose sizes the threads leave in a queue."""
+    """Of this worker, counted on the event loop; but the sizes of batches, which the threads leave in a queue, and what
+    a shadow's thread counts itself."""
 
     def __init__(self) -> None:
         self.seconds = Histogram(

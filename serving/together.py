@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from serving.metrics import metrics
 from serving.runners.base import Inference
-from serving.work import Work, finish
+from serving.work import Inferred, Work, finish
 
 logger = logging.getLogger("bentoml.serve")
 
 Decoded = tuple[Work[Any], NDArray[np.uint8]]
-Inferred = tuple[Work[Any], NDArray[np.float32]]
 
 
 class Together:

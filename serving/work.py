@@ -145,18 +145,24 @@ class Work(Generic[Result]):
             return None, error
 
     def end(self, result: Any, error: BaseException | None) -> None:
-        with suppress(RuntimeError):  # the loop has closed: nobody waits
-            self.loop.call_soon_threadsafe(self.deliver, result, error)
+        send([(self, result, error)])
 
 
-def finish(inferred: Sequence[tuple[Work[Any], NDArray[np.float32]]]) -> None:
+Inferred = tuple[Work[Any], NDArray[np.float32]]
+Outcome = tuple[Work[Any], Any, BaseException | None]
+
+
+def finish(inferred: Sequence[Inferred]) -> None:
     """What was inferred together is delivered together: a message wakes the event loop, and each wakes it again."""
-    outcomes = [(work, *work.outcome(logits)) for work, logits in inferred]
+    send([(work, *work.outcome(logits)) for work, logits in inferred])
+
+
+def send(outcomes: Sequence[Outcome]) -> None:
     with suppress(RuntimeError):  # the loop has closed: nobody waits
-        inferred[0][0].loop.call_soon_threadsafe(deliver, outcomes)
+        outcomes[0][0].loop.call_soon_threadsafe(deliver, outcomes)
 
 
-def deliver(outcomes: Sequence[tuple[Work[Any], Any, Exception | None]]) -> None:
+def deliver(outcomes: Sequence[Outcome]) -> None:
     for work, result, error in outcomes:
         work.deliver(result, error)
 
