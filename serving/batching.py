@@ -16,8 +16,9 @@ from typing import Any
 from export.engine_session import bucket_for, buckets_of
 from serving.errors import too_late
 from serving.runners.base import Runner
+from serving.threads import Threads
 from serving.together import Decoded, Together
-from serving.work import Inferred, Threads, Work, finish
+from serving.work import Inferred, Work, finish
 
 SMOOTHING = 0.2  # of the expected durations: the share that the newest one has
 

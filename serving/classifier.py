@@ -28,7 +28,8 @@ from serving.runners.base import Runner
 from serving.runners.choice import Choice, choose, open_with
 from serving.runners.machine import Machine
 from serving.shares import Shares, worth_a_batch
-from serving.work import Lane, Moments, Threads, Work
+from serving.threads import Threads
+from serving.work import Lane, Moments, Work
 
 logger = logging.getLogger("bentoml.serve")
 

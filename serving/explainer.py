@@ -20,7 +20,8 @@ from serving.errors import RequestError
 from serving.predictions import most_probable
 from serving.runners.base import Runner
 from serving.shares import Shares
-from serving.work import Moments, Threads
+from serving.threads import Threads
+from serving.work import Moments
 
 
 class Explainer:

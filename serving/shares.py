@@ -17,8 +17,9 @@ import numpy as np
 
 from serving.errors import overloaded, too_late
 from serving.runners.base import Inference, Runner
+from serving.threads import Threads
 from serving.together import Decoded, Together
-from serving.work import Threads, Work
+from serving.work import Work
 
 MOST = 4  # images; eight gain no more with a ResNet-20 (docs/decisions.md)
 WITHIN_S = 0.005  # that a batch may take

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -191,31 +189,3 @@ class Lane(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-class Threads:
-    """They share a queue of things to do; closing waits until it is empty."""
-
-    def __init__(self, number: int, name: str) -> None:
-        self.todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self.lanes: list[Any] = []  # those that share them out among what waits
-        self.threads = [Thread(target=self.run, name=f"{name}-{index}", daemon=True) for index in range(number)]
-        for thread in self.threads:
-            thread.start()
-
-    def submit(self, function: Callable[[], None]) -> None:
-        self.todo.put(function)
-
-    def waiting(self) -> int:
-        return self.todo.qsize()
-
-    def run(self) -> None:
-        while (function := self.todo.get()) is not None:
-            function()
-            del function  # or what it holds would live until the next comes
-
-    def close(self) -> None:
-        for _ in self.threads:
-            self.todo.put(None)
-        for thread in self.threads:
-            thread.join()

@@ -18,7 +18,8 @@ from serving.classifier import Classifier
 from serving.errors import RequestError
 from serving.http_api import HttpApi
 from serving.shares import Shares
-from serving.work import Moments, Threads, Work
+from serving.threads import Threads
+from serving.work import Moments, Work
 from tests.conftest import PAIR
 from tests.serving.test_http_api import encoded, opening
 

@@ -12,7 +12,8 @@ import pytest
 
 from serving.errors import RequestError
 from serving.shares import MOST, Shares, worth_a_batch
-from serving.work import Threads, Work
+from serving.threads import Threads
+from serving.work import Work
 from tests.serving.test_batching import SICK, Summing, image, until, work
 
 Lane = Callable[[int], Shares]

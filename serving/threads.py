@@ -1,0 +1,72 @@
+"""Threads that do what is submitted. The one that has rested least is asked first.
+
+Asked in turns, as a queue that all of them wait at would have it, threads take longer for what comes one by one: a
+ResNet-50 in int8 1.02 to 1.04 times as long (docs/decisions.md), probably for cores and caches gone cold.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+Hand = SimpleQueue[None]  # what an idle thread waits at
+
+
+class Threads:
+    """They share a queue of things to do; closing waits until it is empty.
+
+    Without a lock, which the event loop would have to wait for: who submits looks for the idle afterwards, who becomes
+    idle looks for something to do afterwards, so that one of both sees the other.
+    """
+
+    def __init__(self, number: int, name: str) -> None:
+        self.todo: deque[Callable[[], None]] = deque()
+        self.idle: list[Hand] = []  # the last has rested least
+        self.closing = False
+        self.lanes: list[Any] = []  # those that share the threads out among what waits
+        self.threads = [Thread(target=self.run, name=f"{name}-{index}", daemon=True) for index in range(number)]
+        for thread in self.threads:
+            thread.start()
+
+    def submit(self, function: Callable[[], None]) -> None:
+        self.todo.append(function)
+        self.wake()
+
+    def wake(self) -> None:
+        with suppress(IndexError):  # none is idle: one of them will come to it
+            self.idle.pop().put(None)
+
+    def waiting(self) -> int:
+        return len(self.todo)
+
+    def run(self) -> None:
+        hand: Hand = SimpleQueue()
+        while True:
+            try:
+                function = self.todo.popleft()
+            except IndexError:
+                if self.closing:
+                    return
+                self.rest(hand)
+                continue
+            function()
+            del function  # or what it holds would live until the next comes
+
+    def rest(self, hand: Hand) -> None:
+        self.idle.append(hand)
+        if self.todo or self.closing:
+            with suppress(ValueError):  # it has been woken already
+                self.idle.remove(hand)
+                return
+        hand.get()
+
+    def close(self) -> None:
+        self.closing = True
+        for _ in self.threads:
+            self.wake()
+        for thread in self.threads:
+            thread.join()

@@ -1,0 +1,59 @@
+"""Threads do all that they are given, and who was at it last is asked first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from threading import Event, current_thread
+
+import pytest
+
+from serving.threads import Threads
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    opened = Threads(2, "worker")
+    yield opened
+    opened.close()
+
+
+def all_rest(threads: Threads) -> None:
+    while len(threads.idle) < len(threads.threads):
+        time.sleep(0.001)
+
+
+def test_who_was_at_it_last_is_asked_first(threads: Threads) -> None:
+    asked: list[str] = []
+    for _ in range(6):
+        all_rest(threads)
+        threads.submit(lambda: asked.append(current_thread().name))
+    all_rest(threads)
+    assert len(asked) == 6
+    assert len(set(asked)) == 1
+
+
+def test_a_second_thread_helps_while_the_first_is_at_it(threads: Threads) -> None:
+    met, other_met = Event(), Event()
+
+    def meet(mine: Event, other: Event) -> None:
+        mine.set()
+        assert other.wait(10)
+
+    all_rest(threads)
+    threads.submit(lambda: meet(met, other_met))
+    threads.submit(lambda: meet(other_met, met))
+    assert met.wait(10)
+    assert other_met.wait(10)
+
+
+def test_what_finds_no_idle_thread_is_done_in_order_and_before_closing_ends() -> None:
+    threads, let_go, done = Threads(1, "worker"), Event(), list[int]()
+    threads.submit(let_go.wait)
+    for number in range(5):
+        threads.submit(lambda number=number: done.append(number))
+    assert threads.waiting() >= 5
+    let_go.set()
+    threads.close()
+    assert done == [0, 1, 2, 3, 4]
+    assert threads.waiting() == 0
