@@ -394,16 +394,19 @@ def test_a_key_is_asked_for_where_it_is_needed_and_kept_in_memory_alone(
         expect(field).to_be_visible()
         asked_without_a_key: list[Any] = []
 
-        def hold(route: Any) -> None:
-            asked_without_a_key.append(route)
+        def hold_the_first(route: Any) -> None:
+            if asked_without_a_key:
+                route.continue_()
+            else:
+                asked_without_a_key.append(route)
 
-        page.route("**/variants", hold, times=1)
+        page.route("**/variants", hold_the_first)
         page.set_input_files("#files", [str(photographs / "chelsea.png")])
         while not asked_without_a_key:
             page.wait_for_timeout(10)
         field.fill("wrong")
         field.press("Enter")
-        asked_without_a_key.pop().continue_()  # refused only after another key was given
+        asked_without_a_key[0].continue_()  # refused only after another key was given
         expect(page.get_by_text("the API key is not known here")).to_be_visible()
         field.fill(made[Scope.PREDICT][0])
         field.press("Enter")
