@@ -19,7 +19,7 @@ Hand = SimpleQueue[None]  # what an idle thread waits at
 class Threads:
     """They share a queue of things to do; closing waits until it is empty.
 
-    Without a lock, which the event loop would have to wait for: who submits looks for the idle afterwards, who becomes
+    Without a lock, which the event loop might have to wait for: who submits looks for the idle afterwards, who becomes
     idle looks for something to do afterwards, so that one of both sees the other.
     """
 

@@ -19,8 +19,11 @@ def threads() -> Iterator[Threads]:
 
 
 def all_rest(threads: Threads) -> None:
-    while len(threads.idle) < len(threads.threads):
+    for _ in range(10_000):
+        if len(threads.idle) == len(threads.threads):
+            return
         time.sleep(0.001)
+    pytest.fail("a thread is still at it")
 
 
 def test_who_was_at_it_last_is_asked_first(threads: Threads) -> None:
