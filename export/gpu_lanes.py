@@ -1,8 +1,8 @@
 """What runs a network on a GPU: engines, ONNX Runtime, torch. Each lane takes page-locked pixels to page-locked logits.
 
-Upload, inference and download go onto one stream and are timed there, by CUDA's events. Engines and max-autotune are
-CUDA graphs, whose times have none of the host's in them. torch's eager mode and ONNX Runtime launch kernel by kernel:
-where the GPU waits for the next (small networks, small batches), their times are the host's.
+Upload, inference and download go onto one stream and are timed there, by CUDA's events. Engines, ONNX Runtime and
+max-autotune are CUDA graphs, whose times have none of the host's in them. torch's eager mode launches kernel by kernel:
+where the GPU waits for the next (small networks, small batches), its times are the host's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -25,13 +24,14 @@ from torch.fx import symbolic_trace
 from torch.nn.utils import fuse_conv_bn_eval
 
 from export.artifact import Precision, Runtime
+from export.bound_session import BoundSession
 from export.cuda import Cuda, UnavailableError
 from export.engine_cache import EngineCache
 from export.engine_session import EngineSession
 from export.flavour import ONNXRUNTIME_FOR_CPUS, load, no_kernels
 from export.graph_session import CUDA_PROVIDER, on_cuda, providers
 from export.to_engine import profile_for, target, to_engine
-from export.to_onnx import INPUT, OUTPUT, ServedGraph
+from export.to_onnx import ServedGraph
 from models.spec import Preprocessing
 
 Pixels = NDArray[np.uint8]
@@ -50,7 +50,7 @@ class GpuRuntime(StrEnum):
 
 FLAVOURS = {GpuRuntime.TENSORRT: Runtime.TENSORRT, GpuRuntime.TENSORRT_RTX: Runtime.TENSORRT_RTX}
 OF_TORCH = {GpuRuntime.TORCH, GpuRuntime.COMPILED}
-LAUNCHED_BY_HOST = {GpuRuntime.TORCH, GpuRuntime.ONNXRUNTIME}
+LAUNCHED_BY_HOST = {GpuRuntime.TORCH}
 
 
 def precisions(runtime: GpuRuntime) -> tuple[Precision, ...]:
@@ -125,35 +125,16 @@ class Bench:
         return Lane(session.stream, lambda images: np.copyto(pixels, images), session.graphs[self.batch], logits.copy)
 
     def onnxruntime(self, stack: ExitStack, graph: Path, precision: Precision) -> Lane:
-        """Bound to memory of ours on a stream of ours."""
-        self.cuda.use()
-        stream = self.cuda.stream()
-        stack.callback(self.cuda.call, "cudaStreamDestroy", stream)
-        session = on_cuda(graph, precision, int(stream))
-        binding = session.io_binding()
-        (shape,), (classes,) = session.get_inputs(), session.get_outputs()
-        pixels, source = self.memory(stack, (self.batch, *shape.shape[1:]), np.uint8)
-        logits, sink = self.memory(stack, (self.batch, classes.shape[-1]), np.float32)
-        binding.bind_input(INPUT, "cuda", 0, np.uint8, pixels.shape, source)
-        binding.bind_output(OUTPUT, "cuda", 0, np.float32, logits.shape, sink)
-
-        asynchronous = onnxruntime.RunOptions()
-        asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
-
-        def launch() -> None:
-            self.cuda.upload(source, pixels, stream)
-            session.run_with_iobinding(binding, asynchronous)
-            self.cuda.download(logits, sink, stream)
-
-        return Lane(stream, lambda images: np.copyto(pixels, images), launch, logits.copy)
-
-    def memory(self, stack: ExitStack, shape: tuple[int, ...], dtype: type) -> tuple[NDArray[Any], int]:
-        """Page-locked memory, and as much on the device."""
-        host = self.cuda.pinned(shape, dtype)
-        stack.callback(self.cuda.free_pinned, host)
-        device = self.cuda.allocate(host.nbytes)
-        stack.callback(self.cuda.free, device)
-        return host, device
+        """What the service runs, for a bucket of this size."""
+        session = stack.enter_context(
+            BoundSession(lambda stream: on_cuda(graph, precision, stream), self.batch, self.cuda)
+        )
+        return Lane(
+            session.stream,
+            lambda images: np.copyto(session.pixels, images),
+            session.launch,
+            session.logits.copy,
+        )
 
     @contextmanager
     def torch_lane(self, runtime: GpuRuntime, graph: ServedGraph, precision: Precision) -> Iterator[Lane]:

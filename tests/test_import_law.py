@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 OURS = {"models", "export", "serving", "loadtests"}
 ALLOWED = {"models": {"models"}, "export": {"export", "models"}, "loadtests": {"loadtests"}}
 ENGINES = {
+    "export.bound_session",
     "export.cuda",
     "export.engine_cache",
     "export.engine_session",

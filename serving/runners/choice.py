@@ -119,7 +119,7 @@ def open_with(
     if runtime is ServingRuntime.ONNXRUNTIME_CUDA:
         from serving.runners.onnxruntime_cuda_runner import OnnxRuntimeCudaRunner  # noqa: PLC0415
 
-        return OnnxRuntimeCudaRunner(lambda: on_cuda(graph, manifest.precision), manifest, machine.gpu())
+        return OnnxRuntimeCudaRunner(lambda stream: on_cuda(graph, manifest.precision, stream), manifest, machine.gpu())
     from serving.runners.onnxruntime_runner import OnnxRuntimeRunner  # noqa: PLC0415
 
     return OnnxRuntimeRunner(on_cpu(graph, settings.intra_op_threads), manifest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.artifact import Manifest
+from export.bound_session import BoundSession
 from export.cuda import Cuda, DeviceError
 from export.engine_session import bucket_for, buckets_of
 
@@ -20,57 +23,62 @@ logger = logging.getLogger("bentoml.serve")
 
 
 class OnnxRuntimeCudaRunner:
-    """A session for each bucket of batches, none of which ever sees a batch of another size.
+    """A session for each bucket of batches, and one thread that opens and runs them all.
 
     Since 1.20 ONNX Runtime plans every convolution anew when a session's batch is not as large as its last one
-    (https://github.com/microsoft/onnxruntime/issues/23006): where batches are of any size, requests wait for plans.
-    docs/gpu.md has what that seems to have cost on an H100.
+    (https://github.com/microsoft/onnxruntime/issues/23006), and a CUDA graph is of one size and belongs to one thread.
+    docs/gpu.md has what either gains on an H100.
     """
 
     engine = None
 
-    def __init__(self, open_session: Callable[[], Any], manifest: Manifest, cuda: Cuda) -> None:
+    def __init__(self, open_session: Callable[[int], Any], manifest: Manifest, cuda: Cuda) -> None:
         self.cuda = cuda
         self.fault: str | None = None
-        self.input, self.output = manifest.input.name, manifest.output.name
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self.device = f"cuda:0, {cuda}"
         self.buckets = buckets_of(manifest.max_batch_size)
-        self.sessions: dict[int, Any] = {}
-        crop = manifest.spec.preprocessing.crop
-        begun = time.perf_counter()
-        for bucket in self.buckets:
-            self.sessions[bucket] = open_session()
-            self.run(np.zeros((bucket, crop, crop, 3), np.uint8))  # plans, before anybody waits for it
-        took = time.perf_counter() - begun
+        self.sessions: dict[int, BoundSession] = {}
+        self.stack = ExitStack()
+        with ExitStack() as opening:
+            opening.callback(self.close)
+            self.thread = self.stack.enter_context(ThreadPoolExecutor(1, "onnxruntime-cuda"))
+            begun = time.perf_counter()
+            for bucket in self.buckets:
+                self.sessions[bucket] = self.thread.submit(self.opened, open_session, bucket).result()
+                self.infer(self.sessions[bucket].pixels)  # plans and captures, before anybody waits for it
+            took = time.perf_counter() - begun
+            opening.pop_all()
         logger.info("%s: opened for batches of %s in %.1f s", manifest.variant, list(self.sessions), took)
 
+    def opened(self, open_session: Callable[[int], Any], bucket: int) -> BoundSession:
+        return self.stack.enter_context(BoundSession(open_session, bucket, self.cuda))
+
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        largest = self.buckets[-1]
-        parts = [self.run(images[start : start + largest]) for start in range(0, len(images), largest)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self.thread.submit(self.run, images).result()
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What is missing to a bucket is filled with zeros: rows do not mix."""
-        bucket = bucket_for(len(images), self.buckets)
-        filled = images
-        if len(images) < bucket:
-            filled = np.zeros((bucket, *images.shape[1:]), np.uint8)
-            filled[: len(images)] = images
+        largest = self.buckets[-1]
         try:
-            logits: NDArray[np.float32] = self.sessions[bucket].run([self.output], {self.input: filled})[0]
+            parts = [self.run_bucket(images[start : start + largest]) for start in range(0, len(images), largest)]
         except Exception as error:  # its exceptions have no common base but this
             self.examine()
             raise DeviceError(f"{self.runtime} fails on {self.device}: {error}") from error
-        return logits[: len(images)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def run_bucket(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.sessions[bucket_for(len(images), self.buckets)].run(images)
 
     def examine(self) -> None:
         """Tell a GPU that has failed for good from what passes, such as memory that others have."""
         try:
-            self.cuda.use()
             self.cuda.check()
         except DeviceError as error:
             self.fault = str(error)
+
+    def close(self) -> None:
+        self.sessions.clear()
+        self.stack.close()
 
     def __enter__(self) -> Self:
         return self
@@ -78,4 +86,4 @@ class OnnxRuntimeCudaRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.sessions.clear()
+        self.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from contextlib import nullcontext
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -29,7 +27,7 @@ from export.to_onnx import ServedGraph, to_onnx
 from export.verify import open_graph
 from models.spec import Shortcut
 from tests.export.test_graph import served
-from tests.host_gpu import HostCudart, HostTensorRt
+from tests.host_gpu import HostCudart, HostSession, HostTensorRt
 
 
 @pytest.fixture(scope="module")
@@ -183,40 +181,6 @@ def test_an_engines_lane_launches_the_graph_of_its_batch(
         np.testing.assert_allclose(answer_of(lane, cudart, pixels), open_graph(path)(pixels), rtol=1e-4, atol=1e-4)
         assert (tensorrt.engine.batches, cudart.launches) == ([2], 1)
     assert not cudart.leaks
-
-
-class HostBinding:
-    """What onnxruntime.IOBinding is told."""
-
-    def bind_input(self, name: str, device: str, number: int, dtype: type, shape: Any, pointer: int) -> None:
-        assert (name, device, number, dtype) == ("images", "cuda", 0, np.uint8)
-        self.shape, self.source = shape, pointer
-
-    def bind_output(self, name: str, device: str, number: int, dtype: type, shape: Any, pointer: int) -> None:
-        assert (name, device, number, dtype) == ("logits", "cuda", 0, np.float32)
-        self.sink = pointer
-
-
-class HostSession:
-    """A session of ONNX Runtime on CUDA, over the double: it works on the stream that it was given."""
-
-    def __init__(self, path: Path, cudart: HostCudart, stream: int) -> None:
-        self.real, self.cudart, self.stream = onnxruntime.InferenceSession(path), cudart, stream
-        self.get_inputs, self.get_outputs = self.real.get_inputs, self.real.get_outputs
-
-    def io_binding(self) -> HostBinding:
-        return HostBinding()
-
-    def run_with_iobinding(self, binding: HostBinding, options: onnxruntime.RunOptions) -> None:
-        assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
-
-        def compute() -> None:
-            source = self.cudart.memory[binding.source]
-            images = np.frombuffer(source, np.uint8, int(np.prod(binding.shape))).reshape(binding.shape)
-            (logits,) = self.real.run(None, {"images": images})
-            ctypes.memmove(self.cudart.memory[binding.sink], logits.ctypes.data, logits.nbytes)
-
-        self.cudart.streams[self.stream].add(compute)
 
 
 def test_onnxruntimes_lane_works_on_memory_and_a_stream_of_ours(

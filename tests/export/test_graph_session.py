@@ -39,18 +39,19 @@ def session(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("precision", "tf32"), [(Precision.FP32, "0"), (Precision.FP16, "1")])
 def test_nothing_may_run_elsewhere_and_fp32_is_fp32(precision: Precision, tf32: str) -> None:
-    opened = on_cuda(GRAPH, precision)
+    opened = on_cuda(GRAPH, precision, 42)
     assert opened.provider == CUDA_PROVIDER
     assert opened.settings["use_tf32"] == tf32
     assert opened.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     assert not opened.falls_back
 
 
-def test_a_stream_of_the_callers_is_used() -> None:
-    assert on_cuda(GRAPH, Precision.FP32, 42).settings["user_compute_stream"] == "42"
+def test_it_is_captured_on_the_callers_stream() -> None:
+    settings = on_cuda(GRAPH, Precision.FP32, 42).settings
+    assert (settings["user_compute_stream"], settings["enable_cuda_graph"]) == ("42", "1")
 
 
 def test_a_session_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "used", ("CPUExecutionProvider", CUDA_PROVIDER))
     with pytest.raises(UnavailableError, match=r"model\.onnx: ONNX Runtime would run it with CPUExecutionProvider"):
-        on_cuda(GRAPH, Precision.FP32)
+        on_cuda(GRAPH, Precision.FP32, 42)

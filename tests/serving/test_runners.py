@@ -15,7 +15,6 @@ from types import ModuleType
 import bentoml
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -37,7 +36,7 @@ from serving.runners.machine import Machine
 from serving.runners.onnxruntime_cuda_runner import OnnxRuntimeCudaRunner
 from serving.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tests.conftest import ROOT
-from tests.host_gpu import VERSION, HostCudart, HostMachine, HostTensorRt
+from tests.host_gpu import VERSION, HostCudart, HostMachine, HostSession, HostTensorRt
 from tests.serving.test_http_api import encoded
 
 ENGINE_ARTIFACT = ["resnet14-preact", "--untrained", "--runtime", "tensorrt_rtx"]
@@ -121,7 +120,7 @@ def test_onnxruntime_that_finds_no_cuda_raises_instead_of_using_the_cpu(plain: A
     with pytest.raises(
         UnavailableError, match=r"model\.onnx: ONNX Runtime (does not run it on CUDA alone|would run it)"
     ):
-        on_cuda(plain.folder / GRAPH_FILE, Precision.FP32)
+        on_cuda(plain.folder / GRAPH_FILE, Precision.FP32, 0)
 
 
 def test_a_cuda_library_that_is_missing_is_named(
@@ -143,7 +142,7 @@ def test_a_cuda_library_that_is_missing_is_named(
     with pytest.raises(
         UnavailableError, match=r"there is no libcublasLt\.so\.13: pip install 'onnxruntime-gpu\[cuda,cudnn\]'"
     ):
-        on_cuda(plain.folder / GRAPH_FILE, Precision.FP32)
+        on_cuda(plain.folder / GRAPH_FILE, Precision.FP32, 0)
 
 
 def test_an_int8_graph_is_not_run_by_what_it_was_not_made_for(plain: Artifact, settings: Settings) -> None:
@@ -313,52 +312,67 @@ def test_a_gpu_that_dies_ends_readiness_and_life_and_requests_get_503(
 class Failing:
     """A session that fails as ONNX Runtime does."""
 
+    error = Fail("CUDA failure 700: an illegal memory access")
+
     def run(self, *_: object) -> None:
-        raise Fail("CUDA failure 700: an illegal memory access")
+        raise self.error
+
+
+def on_host(artifact: Artifact, machine: HostMachine) -> tuple[OnnxRuntimeCudaRunner, list[HostSession]]:
+    """ONNX Runtime's runner on the double, and the sessions that it has opened, by their buckets."""
+    opened: list[HostSession] = []
+
+    def open_session(stream: int) -> HostSession:
+        opened.append(HostSession(artifact.folder / GRAPH_FILE, machine.module.engine.cudart, stream))
+        return opened[-1]
+
+    return OnnxRuntimeCudaRunner(open_session, artifact.manifest, machine.gpu()), opened
 
 
 @pytest.mark.parametrize("is_dead", [False, True])
 def test_what_fails_in_onnxruntime_is_one_of_our_errors_and_a_fault_only_where_the_gpu_is_lost(
-    is_dead: bool, plain: Artifact, service: ModuleType
+    is_dead: bool, plain: Artifact, service: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = with_gpu(plain)
-    runner = OnnxRuntimeCudaRunner(lambda: on_cpu(plain.folder / GRAPH_FILE), plain.manifest, machine.gpu())
-    runner.sessions = dict.fromkeys(runner.sessions, Failing())
+    runner, _ = on_host(plain, machine)
+    monkeypatch.setattr(HostSession, "error", Failing.error)
     machine.module.engine.cudart.is_dead = is_dead
-    with pytest.raises(DeviceError, match=r"^onnxruntime .* fails on cuda:0, Host GPU.*: CUDA failure 700"):
+    with pytest.raises(DeviceError, match=r"^onnxruntime .* fails on cuda:0, Host GPU.*: ") as caught:
         runner.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    assert ("CUDA failure 700" in str(caught.value)) is not is_dead  # a lost one fails sooner
     assert (runner.fault is not None) is is_dead
     beside = OnnxRuntimeRunner(Failing(), plain.manifest)
     with pytest.raises(DeviceError, match="fails on cpu: "):
         beside.infer(np.zeros((1, 32, 32, 3), np.uint8))
     assert beside.fault is None
     assert issubclass(DeviceError, service.CANNOT_RUN)  # at warm-up: one line, and not ready
+    runner.close()
 
 
-class Sized:
-    """A session on the CPU in the place of one on a GPU, that knows the sizes of its batches."""
-
-    def __init__(self, path: Path) -> None:
-        self.real, self.sizes = on_cpu(path), set[int]()
-
-    def run(self, outputs: list[str], inputs: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        (images,) = inputs.values()
-        self.sizes.add(len(images))
-        answers: list[NDArray[np.float32]] = self.real.run(outputs, inputs)
-        return answers
+def test_what_fails_while_a_runner_opens_leaves_nothing_taken(plain: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = with_gpu(plain)
+    monkeypatch.setattr(HostSession, "error", Failing.error)
+    with pytest.raises(DeviceError, match="CUDA failure 700"):
+        on_host(plain, machine)
+    assert not machine.module.engine.cudart.leaks
 
 
-def test_a_session_on_a_gpu_sees_batches_of_one_size_alone(plain: Artifact) -> None:
-    """Another size costs it the plans of all its convolutions (docs/gpu.md)."""
-    largest = plain.manifest.max_batch_size
-    path = plain.folder / GRAPH_FILE
-    with OnnxRuntimeCudaRunner(lambda: Sized(path), plain.manifest, with_gpu(plain).gpu()) as runner:
-        assert [session.sizes for session in runner.sessions.values()] == [{size} for size in buckets_of(largest)]
+def test_a_session_on_a_gpu_sees_batches_of_one_size_from_one_thread(plain: Artifact) -> None:
+    """Another size costs it the plans of all its convolutions, another thread a CUDA graph (docs/gpu.md)."""
+    machine = with_gpu(plain)
+    runner, sessions = on_host(plain, machine)
+    sizes = buckets_of(plain.manifest.max_batch_size)
+    largest = sizes[-1]
+    with runner, ThreadPoolExecutor(3) as callers:
         pixels = np.random.default_rng(0).integers(0, 256, (largest + 3, 32, 32, 3), np.uint8)
-        for count in (1, 3, 5, largest, largest + 3):
-            expected = on_cpu(path).run(None, {"images": pixels[:count]})[0]
-            np.testing.assert_allclose(runner.infer(pixels[:count]), expected, atol=1e-4)
-        assert [session.sizes for session in runner.sessions.values()] == [{size} for size in buckets_of(largest)]
+        counts = (1, 3, 5, largest, largest + 3)
+        found = list(callers.map(lambda count: runner.infer(pixels[:count]), counts))
+        for count, logits in zip(counts, found, strict=True):
+            expected = on_cpu(plain.folder / GRAPH_FILE).run(None, {"images": pixels[:count]})[0]
+            np.testing.assert_allclose(logits, expected, atol=1e-4)
+        assert [shape[0] for session in sessions for _, shape, *_ in session.captured] == list(sizes)
+        assert len({thread for session in sessions for thread, *_ in session.captured}) == 1
+    assert not machine.module.engine.cudart.leaks
 
 
 def test_a_classifier_that_cannot_open_everything_keeps_nothing_open(

@@ -1,0 +1,77 @@
+"""A graph for batches of one size on a GPU, run by ONNX Runtime: what one bucket of an engine is. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime
+from numpy.typing import DTypeLike, NDArray
+
+from export.cuda import Cuda, DeviceError
+
+
+class BoundSession(AbstractContextManager["BoundSession"]):
+    """A session on a stream of ours, bound to page-locked `pixels` and `logits` and to their places on the device.
+
+    `open_session` gets the stream. A session that captures (`on_cuda`) is one CUDA graph from its second run on, which
+    ONNX Runtime keeps for the thread that ran it: one thread opens and runs it, and another would capture it anew.
+    """
+
+    def __init__(self, open_session: Callable[[int], Any], batch: int, cuda: Cuda) -> None:
+        self.cuda, self.batch = cuda, batch
+        self.stack = ExitStack()
+        self.session: Any = None
+        with ExitStack() as opening:
+            opening.callback(self.close)
+            cuda.use()
+            self.stream = cuda.stream()
+            self.stack.callback(cuda.call, "cudaStreamDestroy", self.stream)
+            self.session = open_session(int(self.stream))
+            (images,), (classes,) = self.session.get_inputs(), self.session.get_outputs()
+            self.pixels, self.source = self.memory((batch, *images.shape[1:]), np.uint8)
+            self.logits, self.sink = self.memory((batch, classes.shape[-1]), np.float32)
+            self.binding = self.session.io_binding()
+            self.binding.bind_input(images.name, "cuda", 0, np.uint8, self.pixels.shape, self.source)
+            self.binding.bind_output(classes.name, "cuda", 0, np.float32, self.logits.shape, self.sink)
+            self.asynchronous = onnxruntime.RunOptions()
+            self.asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
+            opening.pop_all()
+
+    def memory(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[NDArray[Any], int]:
+        """Page-locked memory, and as much on the device."""
+        host = self.cuda.pinned(shape, dtype)
+        self.stack.callback(self.cuda.free_pinned, host)
+        device = self.cuda.allocate(host.nbytes)
+        self.stack.callback(self.cuda.free, device)
+        return host, device
+
+    def launch(self) -> None:
+        """Put upload, inference and download onto the stream; `logits` has them after a wait."""
+        self.cuda.upload(self.source, self.pixels, self.stream)
+        self.session.run_with_iobinding(self.binding, self.asynchronous)
+        self.cuda.download(self.logits, self.sink, self.stream)
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 pixels [N, H, W, 3] -> logits [N, classes], N not above the batch."""
+        self.pixels[: len(images)] = images  # what was there before pads the rest: rows do not mix
+        self.launch()
+        self.cuda.synchronize(self.stream)
+        found: NDArray[np.float32] = self.logits[: len(images)].copy()
+        return found
+
+    def close(self) -> None:
+        self.session = self.binding = None  # before its stream
+        with suppress(DeviceError):  # a GPU that has failed takes nothing back
+            self.stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
