@@ -17,7 +17,7 @@ from loadtests.command_line import positive
 from loadtests.load import Open, run_load
 from loadtests.recording import Outcome
 from loadtests.results import Target
-from loadtests.scenario import payloads
+from loadtests.scenario import Payload, payloads
 from loadtests.schedule import poisson
 
 
@@ -36,17 +36,21 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
     }
 
 
+def whoever() -> list[Payload]:
+    """Requests to the default route, which any variant may answer."""
+    return [replace(payload, path="/classify", answered='"predictions":') for payload in payloads()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtests.steady", description=__doc__)
     parser.add_argument("host", help="URL of the service; who answers there is its own choice")
     parser.add_argument("--rate", type=positive(float), required=True, help="requests a second")
     parser.add_argument("--seconds", type=positive(float), required=True)
     options = parser.parse_args()
-    whoever = [replace(payload, path="/classify", answered='"predictions":') for payload in payloads()]
     outcomes: list[Outcome] = []
     workload = Open(poisson(options.rate), seed=0)
     target = Target(options.host.rstrip("/"), "whoever")
-    load = run_load(target, workload, whoever, seconds=options.seconds, warm_up_s=0.0, on_outcome=outcomes.append)
+    load = run_load(target, workload, whoever(), seconds=options.seconds, warm_up_s=0.0, on_outcome=outcomes.append)
     print(json.dumps(summary(outcomes) | {"incomplete": load.incomplete}))
 
 

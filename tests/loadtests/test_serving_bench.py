@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from loadtests.serving_bench.__main__ import main
 from loadtests.serving_bench.judge import FAILS, HOLDS, UNDECIDED, failure_rates, judge
 from loadtests.serving_bench.lanes import Opened
 from loadtests.serving_bench.parity import difference, strangers
+from loadtests.serving_bench.peers import ceiling
+from loadtests.serving_bench.peers.ceiling import loop
+from loadtests.serving_bench.peers.graph import Graph
 from loadtests.serving_bench.plan import Cell, Lane, PlanError, read_cell, read_lanes, turns_of
 from loadtests.serving_bench.report import as_text, summary
 from loadtests.serving_bench.turns import Turn, append, read
@@ -209,6 +212,38 @@ def test_a_run_measures_real_servers_and_resumes(
     assert (tmp_path / "turns.jsonl").read_text() == log
     assert main([*arguments, "--resume", "--threads", "63"]) == 2
     assert "threads was" in capsys.readouterr().err
+
+
+class Instant:
+    """A graph that takes no time; the third inference fails."""
+
+    inferred = 0
+
+    def pixels(self, encoded: bytes) -> bytes:
+        return encoded
+
+    def logits(self, pixels: bytes) -> None:
+        self.inferred += 1
+        if self.inferred == 3:
+            raise RuntimeError(pixels.decode())
+
+
+def test_the_ceiling_counts_what_ended_in_time_alone() -> None:
+    """A server's client leaves too when the time is up."""
+    kept: list[float] = []
+    loop(cast(Graph, Instant()), [b"a"], 0, float("-inf"), kept.append)
+    assert kept == []
+    with pytest.raises(RuntimeError, match=r"^a$"):
+        loop(cast(Graph, Instant()), [b"a", b"b"], 0, float("inf"), kept.append)
+    assert len(kept) == 2
+
+
+def test_the_ceiling_says_what_failed_in_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies: list[dict[str, Any]] = []
+    monkeypatch.setattr(ceiling, "reply", replies.append)
+    with pytest.raises(RuntimeError, match=r"^a$"):
+        ceiling.work(cast(Graph, Instant()), [b"a"], 0.05, 1)
+    assert [reply["requests"] for reply in replies] == [2]
 
 
 def test_the_edge_alone_is_measured_over_a_bare_starlette(exported_pair: tuple[str, str], tmp_path: Path) -> None:

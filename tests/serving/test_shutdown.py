@@ -13,7 +13,8 @@ import bentoml
 import httpx2 as httpx
 import psutil
 
-from loadtests.local_service import LocalService, local_service
+from loadtests.leaving import begun, workers
+from loadtests.local_service import local_service
 from tests.conftest import PAIR, ROOT, registered
 from tests.serving.test_http_api import encoded
 from tests.serving.test_service import post
@@ -64,20 +65,11 @@ class Users:
             thread.join()
 
 
-def workers(service: LocalService) -> list[psutil.Process]:
-    children = psutil.Process(service.pid).children(recursive=True)
-    return [child for child in children if any("worker.service" in part for part in child.cmdline())]
-
-
 def until(condition: Callable[[], bool]) -> None:
     ends = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.02)
-
-
-def started(service: LocalService) -> int:
-    return service.log().count("Service preflight initialized")
 
 
 def test_a_killed_worker_harms_what_it_had_alone_and_comes_back_with_the_versions_of_the_start(
@@ -86,15 +78,15 @@ def test_a_killed_worker_harms_what_it_had_alone_and_comes_back_with_the_version
     """The newest at the start stays, though a newer one is registered before the worker comes back."""
     users_of_each = 4
     with local_service(environment={"SERVING_WORKERS": "2"}, folder=ROOT) as running:
-        until(lambda: started(running) == 2)
+        until(lambda: begun(running) == 2)
         before = httpx.get(f"{running.url}/variants").json()
         (newer,) = registered(PAIR[0], "--untrained", "--max-batch-size", "7")
         users = Users(running.url, 2 * users_of_each)
         until(lambda: users.statuses[200] > 100)
-        killed, other = workers(running)
+        killed, other = workers(running.pid)
         held = len([each for each in killed.net_connections() if each.status == "ESTABLISHED"])
         killed.kill()
-        until(lambda: started(running) == 3)
+        until(lambda: begun(running) == 3)
         answered = users.statuses[200]
         until(lambda: users.statuses[200] > answered + 100)
         users.stop()

@@ -1,0 +1,158 @@
+"""What clients notice when a service is asked to stop, and when one of its two workers is killed.
+
+SERVING_MODELS=TAG python -m loadtests.leaving
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gevent
+import psutil
+
+from loadtests.command_line import positive
+from loadtests.load import Closed, run_load
+from loadtests.local_service import LocalService, local_service
+from loadtests.machine import machine
+from loadtests.recording import Outcome
+from loadtests.results import Target
+from loadtests.steady import whoever
+
+BEGUN = "Service preflight initialized"  # BentoML's line for each worker that opens the models
+CLOSED = re.compile(r"closed; answered (\d+) requests in all, (\d+) left")  # ours, of each worker that leaves
+UNDISTURBED_S = 3.0
+REPLACED_WITHIN_S = 13.0  # BentoML's supervisor looks every 10 s, and a worker takes some 2 s to be ready
+LEAVES_WITHIN_S = 10.0
+LOOK_S = 0.02
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    found: dict[str, list[dict[str, Any]]] = {"asked_to_stop": [], "worker_killed": []}
+    for number in range(1, options.runs + 1):
+        for name, run in (("asked_to_stop", asked_to_stop), ("worker_killed", worker_killed)):
+            found[name].append(run(options.users))
+            print(f"run {number} of {options.runs}: {as_text(found[name][-1])}", flush=True)
+    result = {"users": options.users, **found, "machine": machine(), "finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"report: {options.out}")
+    return 0 if all(each["holds"] for runs in found.values() for each in runs) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m loadtests.leaving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit status: 1 where an answer was lost, more failed than the killed worker held, or none replaced it",
+    )
+    top.add_argument("--runs", type=positive(int), default=3, help="of either kind (default: 3)")
+    top.add_argument("--users", type=positive(int), default=16, help="of a closed workload (default: 16)")
+    top.add_argument("--out", type=Path, default=Path("build/bench/leaving.json"))
+    return top
+
+
+def asked_to_stop(users: int) -> dict[str, Any]:
+    """SIGTERM under load: whether clients got as many answers as the worker gave."""
+    with local_service() as service:
+        stop = psutil.Process(service.pid).terminate
+        outcomes = under_load(service, users, UNDISTURBED_S + LEAVES_WITHIN_S, stop)
+        until(lambda: CLOSED.search(service.log()) is not None, LEAVES_WITHIN_S)
+        closed = CLOSED.findall(service.log())
+    given, left = (sum(int(each[place]) for each in closed) for place in (0, 1))
+    answered = sum(each.status == 200 for each in outcomes)
+    return {
+        "event": "SIGTERM",
+        "answered": answered,
+        "given_by_the_service": given,
+        "left_unanswered": left,
+        "other_statuses": others(outcomes),
+        "failed_by": failures(outcomes),  # nobody accepts a connection once it has gone
+        "holds": bool(closed) and given == answered and left == 0 and not others(outcomes),
+    }
+
+
+def worker_killed(users: int) -> dict[str, Any]:
+    """SIGKILL of one of two workers under load: what failed, and when another had taken its place."""
+    seen: dict[str, Any] = {"connections_held": 0, "replaced_after_s": None}
+    with local_service(environment={"SERVING_WORKERS": "2"}) as service:
+        until(lambda: begun(service) == 2, LEAVES_WITHIN_S)
+
+        def kill() -> None:
+            victim = workers(service.pid)[0]
+            seen["connections_held"] = sum(each.status == "ESTABLISHED" for each in victim.net_connections())
+            at = time.monotonic()
+            victim.kill()
+            if until(lambda: begun(service) > 2, REPLACED_WITHIN_S):
+                seen["replaced_after_s"] = round(time.monotonic() - at, 2)
+
+        outcomes = under_load(service, users, UNDISTURBED_S + REPLACED_WITHIN_S + 1, kill)
+    failed = failures(outcomes)
+    return {
+        "event": "SIGKILL of one of two workers",
+        "answered": sum(each.status == 200 for each in outcomes),
+        **seen,
+        "other_statuses": others(outcomes),
+        "failed_by": failed,
+        "holds": seen["replaced_after_s"] is not None
+        and sum(failed.values()) <= seen["connections_held"]
+        and not others(outcomes),
+    }
+
+
+def under_load(service: LocalService, users: int, seconds: float, event: Callable[[], object]) -> list[Outcome]:
+    """Every outcome of a closed workload, in which `event` happens after a while."""
+    outcomes: list[Outcome] = []
+    happens = gevent.spawn_later(UNDISTURBED_S, event)
+    run_load(
+        Target(service.url, "whoever"), Closed(users, begin_within_s=0.5), whoever(), seconds=seconds, warm_up_s=0.0,
+        on_outcome=outcomes.append,
+    )  # fmt: skip
+    happens.get()
+    return outcomes
+
+
+def failures(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    return dict(Counter(each.problem for each in outcomes if not each.status))
+
+
+def others(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    return {str(status): n for status, n in Counter(each.status for each in outcomes).items() if status not in (0, 200)}
+
+
+def begun(service: LocalService) -> int:
+    """How many workers have opened the models since the start."""
+    return service.log().count(BEGUN)
+
+
+def workers(pid: int) -> list[psutil.Process]:
+    """Of the service whose process that is."""
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if any("worker.service" in part for part in child.cmdline())]
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it came true in time; others run meanwhile."""
+    ends = time.monotonic() + seconds
+    while not condition() and time.monotonic() < ends:
+        gevent.sleep(LOOK_S)
+    return condition()
+
+
+def as_text(found: dict[str, Any]) -> str:
+    verdict = "holds" if found["holds"] else "does not hold"
+    skipped = {"event", "holds"}
+    return f"{found['event']}: {', '.join(f'{k} {v}' for k, v in found.items() if k not in skipped)}: {verdict}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
