@@ -275,6 +275,6 @@ def machine(cuda: Cuda | UnavailableError, absent: dict[GpuRuntime, str], rounds
         "missing": absent,
         "rounds": rounds,
         "timed": "upload from page-locked memory, inference and download on one stream, by CUDA events; "
-        f"{' and '.join(sorted(LAUNCHED_BY_HOST))} get each kernel from the host, which counts where the GPU waits",
+        f"the host launches each kernel of {' and '.join(sorted(LAUNCHED_BY_HOST))}, which counts where the GPU waits",
         "weights": "random, with statistics of photographs",
     }
