@@ -1,4 +1,4 @@
-"""A graph for batches of one size on a GPU, run by ONNX Runtime: what one bucket of an engine is. Torch-free."""
+"""ONNX Runtime's session on a GPU, for batches of one size. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import Any, Self
 
 import numpy as np
 import onnxruntime
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from export.cuda import Cuda, DeviceError
 
 
 class BoundSession(AbstractContextManager["BoundSession"]):
-    """A session on a stream of ours, bound to page-locked `pixels` and `logits` and to their places on the device.
+    """A session on a stream of ours, with page-locked `pixels` [N, H, W, 3] and `logits` [N, classes], N the batch.
 
-    `open_session` gets the stream. A session that captures (`on_cuda`) is one CUDA graph from its second run on, which
-    ONNX Runtime keeps for the thread that ran it: one thread opens and runs it, and another would capture it anew.
+    `open_session` gets the stream; what it raises is handed on. A session that captures (`on_cuda`) is one CUDA graph
+    from its second run on, which ONNX Runtime keeps for the thread that ran it: one thread opens and runs it, and
+    another would capture it anew.
+
+    Raises:
+        DeviceError: CUDA fails. ONNX Runtime raises errors of its own.
     """
 
     def __init__(self, open_session: Callable[[int], Any], batch: int, cuda: Cuda) -> None:
@@ -32,22 +36,14 @@ class BoundSession(AbstractContextManager["BoundSession"]):
             self.stack.callback(cuda.call, "cudaStreamDestroy", self.stream)
             self.session = open_session(int(self.stream))
             (images,), (classes,) = self.session.get_inputs(), self.session.get_outputs()
-            self.pixels, self.source = self.memory((batch, *images.shape[1:]), np.uint8)
-            self.logits, self.sink = self.memory((batch, classes.shape[-1]), np.float32)
+            self.pixels, self.source = cuda.mirrored(self.stack, (batch, *images.shape[1:]), np.uint8)
+            self.logits, self.sink = cuda.mirrored(self.stack, (batch, classes.shape[-1]), np.float32)
             self.binding = self.session.io_binding()
             self.binding.bind_input(images.name, "cuda", 0, np.uint8, self.pixels.shape, self.source)
             self.binding.bind_output(classes.name, "cuda", 0, np.float32, self.logits.shape, self.sink)
             self.asynchronous = onnxruntime.RunOptions()
             self.asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
             opening.pop_all()
-
-    def memory(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[NDArray[Any], int]:
-        """Page-locked memory, and as much on the device."""
-        host = self.cuda.pinned(shape, dtype)
-        self.stack.callback(self.cuda.free_pinned, host)
-        device = self.cuda.allocate(host.nbytes)
-        self.stack.callback(self.cuda.free, device)
-        return host, device
 
     def launch(self) -> None:
         """Put upload, inference and download onto the stream; `logits` has them after a wait."""

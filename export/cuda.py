@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,14 @@ class Cuda:
 
     def free_pinned(self, array: NDArray[Any]) -> None:
         self.call("cudaFreeHost", array.ctypes.data)
+
+    def mirrored(self, stack: ExitStack, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[NDArray[Any], int]:
+        """`pinned` memory and as much on the device, until the stack closes."""
+        host = self.pinned(shape, dtype)
+        stack.callback(self.free_pinned, host)
+        device = self.allocate(host.nbytes)
+        stack.callback(self.free, device)
+        return host, device
 
     def stream(self) -> Any:
         return self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)

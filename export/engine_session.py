@@ -8,8 +8,6 @@ bucket, a larger one than the profile allows is cut up.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact import ArtifactError, Engine, Runtime
+from export.buckets import bucket_for, buckets_of, in_parts
 from export.cuda import Cuda, DeviceError
 from export.engine_cache import known, remember
 from export.flavour import made, messages, runs_portable
@@ -82,21 +81,16 @@ class EngineSession(AbstractContextManager["EngineSession"]):
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         is_input = {name: self.engine.get_tensor_mode(name) == self.tensorrt.TensorIOMode.INPUT for name in names}
         (self.input,), (self.output,) = ([name for name in names if is_input[name] is kind] for kind in (True, False))
-        self.workspace = self.device(max(self.engine.device_memory_size_v2, 1))
+        self.workspace = self.cuda.allocate(max(self.engine.device_memory_size_v2, 1))
+        self.stack.callback(self.cuda.free, self.workspace)
         self.host: dict[str, NDArray[Any]] = {}
         self.memory: dict[str, int] = {}
         for name in names:
             shape = (self.buckets[-1], *tuple(self.engine.get_tensor_shape(name))[1:])
-            self.host[name] = self.cuda.pinned(shape, self.tensorrt.nptype(self.engine.get_tensor_dtype(name)))
-            self.stack.callback(self.cuda.free_pinned, self.host[name])
-            self.memory[name] = self.device(self.host[name].nbytes)
+            dtype = self.tensorrt.nptype(self.engine.get_tensor_dtype(name))
+            self.host[name], self.memory[name] = self.cuda.mirrored(self.stack, shape, dtype)
         self.stream = self.cuda.stream()
         self.stack.callback(self.cuda.call, "cudaStreamDestroy", self.stream)
-
-    def device(self, size: int) -> int:
-        pointer = self.cuda.allocate(size)
-        self.stack.callback(self.cuda.free, pointer)
-        return pointer
 
     def configure(self, flavour: Runtime, kernels: Path | None) -> None:
         """How contexts are made; TensorRT-RTX compiles kernels for each shape at once, and can keep them."""
@@ -153,10 +147,7 @@ class EngineSession(AbstractContextManager["EngineSession"]):
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 pixels [N, H, W, 3] -> logits [N, classes]."""
         self.cuda.use()
-        largest = self.buckets[-1]
-        return np.concatenate(
-            [self.run_bucket(images[start : start + largest]) for start in range(0, len(images), largest)]
-        )
+        return in_parts(images, self.buckets[-1], self.run_bucket)
 
     def run_bucket(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         bucket = bucket_for(len(images), self.buckets)
@@ -179,16 +170,6 @@ class EngineSession(AbstractContextManager["EngineSession"]):
 
     def __enter__(self) -> Self:
         return self
-
-
-def buckets_of(largest: int) -> tuple[int, ...]:
-    """Powers of two, and the largest batch itself."""
-    return (*(1 << power for power in range((largest - 1).bit_length())), largest)
-
-
-def bucket_for(images: int, buckets: Sequence[int]) -> int:
-    """The smallest that holds so many, of those in ascending order; no more than the largest does."""
-    return buckets[bisect_left(buckets, images)]
 
 
 def misfit(engine: Engine, cuda: Cuda, tensorrt: Any) -> str | None:

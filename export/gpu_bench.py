@@ -262,7 +262,8 @@ def as_text(cell: dict[str, Any]) -> str:
     name = f"ResNet-{cell['depth']:<4} {cell['runtime']:<17} {cell['precision']:<5} batch {cell['batch']:>3}"
     optimum = cell.get("kernels_chosen_for_batch")
     name += f", kernels chosen for {optimum}" if optimum not in (None, cell["batch"]) else ""
-    name += ", with the host's launches" if cell["runtime"] in LAUNCHED_BY_HOST else ""
+    launched = LAUNCHED_BY_HOST.get(cell["runtime"])
+    name += f", the host launches {launched}" if launched is not None else ""
     if "failed" in cell:
         return f"{name}  failed: {cell['failed']}"
     ratios = "  ".join(f"{ordering} {as_interval(Interval(**each))}" for ordering, each in cell["over_post"].items())
@@ -270,11 +271,12 @@ def as_text(cell: dict[str, Any]) -> str:
 
 
 def machine(cuda: Cuda | UnavailableError, absent: dict[GpuRuntime, str], rounds: int) -> dict[str, Any]:
+    launches = "; ".join(f"{what} ({runtime})" for runtime, what in LAUNCHED_BY_HOST.items())
     return {
         **conditions(cuda),
         "missing": absent,
         "rounds": rounds,
         "timed": "upload from page-locked memory, inference and download on one stream, by CUDA events; "
-        f"the host launches each kernel of {' and '.join(sorted(LAUNCHED_BY_HOST))}, which counts where the GPU waits",
+        f"the host launches {launches}, which counts where the GPU waits",
         "weights": "random, with statistics of photographs",
     }

@@ -1,8 +1,9 @@
 """What runs a network on a GPU: engines, ONNX Runtime, torch. Each lane takes page-locked pixels to page-locked logits.
 
-Upload, inference and download go onto one stream and are timed there, by CUDA's events. Engines, ONNX Runtime and
-max-autotune are CUDA graphs, whose times have none of the host's in them. torch's eager mode launches kernel by kernel:
-where the GPU waits for the next (small networks, small batches), its times are the host's.
+Upload, inference and download go onto one stream and are timed there, by CUDA's events. Engines and max-autotune are
+CUDA graphs of all three, whose times have none of the host's in them. ONNX Runtime's graph is of inference alone, and
+torch's eager mode launches kernel by kernel: where the GPU waits for the next (small networks, small batches), their
+times are the host's.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class GpuRuntime(StrEnum):
 
 FLAVOURS = {GpuRuntime.TENSORRT: Runtime.TENSORRT, GpuRuntime.TENSORRT_RTX: Runtime.TENSORRT_RTX}
 OF_TORCH = {GpuRuntime.TORCH, GpuRuntime.COMPILED}
-LAUNCHED_BY_HOST = {GpuRuntime.TORCH}
+LAUNCHED_BY_HOST = {GpuRuntime.TORCH: "each kernel", GpuRuntime.ONNXRUNTIME: "upload, graph and download"}
 
 
 def precisions(runtime: GpuRuntime) -> tuple[Precision, ...]:

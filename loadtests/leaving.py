@@ -20,7 +20,7 @@ import psutil
 
 from loadtests.command_line import positive
 from loadtests.load import Closed, run_load
-from loadtests.local_service import LocalService, local_service
+from loadtests.local_service import LocalService, ServiceError, local_service
 from loadtests.machine import machine
 from loadtests.recording import Outcome
 from loadtests.results import Target
@@ -31,6 +31,7 @@ CLOSED = re.compile(r"closed; answered (\d+) requests in all, (\d+) left")  # ou
 UNDISTURBED_S = 3.0
 REPLACED_WITHIN_S = 13.0  # BentoML's supervisor looks every 10 s, and a worker takes some 2 s to be ready
 LEAVES_WITHIN_S = 10.0
+BEGINS_WITHIN_S = 60.0
 LOOK_S = 0.02
 
 
@@ -62,12 +63,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def asked_to_stop(users: int) -> dict[str, Any]:
-    """SIGTERM under load: whether clients got as many answers as the worker gave."""
+    """SIGTERM under load: whether clients got as many answers as the workers gave."""
     with local_service() as service:
         stop = psutil.Process(service.pid).terminate
         outcomes = under_load(service, users, UNDISTURBED_S + LEAVES_WITHIN_S, stop)
-        until(lambda: CLOSED.search(service.log()) is not None, LEAVES_WITHIN_S)
-        closed = CLOSED.findall(service.log())
+        until(lambda: len(CLOSED.findall(service.log())) >= begun(service), LEAVES_WITHIN_S)
+        return after_stop(service.log(), outcomes)
+
+
+def after_stop(log: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What failed is told and not judged: nobody accepts a connection once the service has gone."""
+    closed = CLOSED.findall(log)
     given, left = (sum(int(each[place]) for each in closed) for place in (0, 1))
     answered = sum(each.status == 200 for each in outcomes)
     return {
@@ -76,36 +82,42 @@ def asked_to_stop(users: int) -> dict[str, Any]:
         "given_by_the_service": given,
         "left_unanswered": left,
         "other_statuses": others(outcomes),
-        "failed_by": failures(outcomes),  # nobody accepts a connection once it has gone
+        "failed_by": failures(outcomes),
         "holds": bool(closed) and given == answered and left == 0 and not others(outcomes),
     }
 
 
 def worker_killed(users: int) -> dict[str, Any]:
-    """SIGKILL of one of two workers under load: what failed, and when another had taken its place."""
+    """SIGKILL of one of two workers under load. Raises ServiceError where there are not two."""
     seen: dict[str, Any] = {"connections_held": 0, "replaced_after_s": None}
     with local_service(environment={"SERVING_WORKERS": "2"}) as service:
-        until(lambda: begun(service) == 2, LEAVES_WITHIN_S)
+        if not until(lambda: begun(service) == 2, BEGINS_WITHIN_S):
+            raise ServiceError(f"{begun(service)} of 2 workers began; the log ends:\n{service.log()[-4000:]}")
 
         def kill() -> None:
             victim = workers(service.pid)[0]
-            seen["connections_held"] = sum(each.status == "ESTABLISHED" for each in victim.net_connections())
+            seen["connections_held"] = held(victim)
             at = time.monotonic()
             victim.kill()
             if until(lambda: begun(service) > 2, REPLACED_WITHIN_S):
                 seen["replaced_after_s"] = round(time.monotonic() - at, 2)
 
         outcomes = under_load(service, users, UNDISTURBED_S + REPLACED_WITHIN_S + 1, kill)
+    return after_kill(outcomes, **seen)
+
+
+def after_kill(outcomes: Sequence[Outcome], connections_held: int, replaced_after_s: float | None) -> dict[str, Any]:
+    """What the dead worker had in hand may fail, one request a connection, and nothing else."""
     failed = failures(outcomes)
+    in_hand_alone = sum(failed.values()) <= connections_held and not others(outcomes)
     return {
         "event": "SIGKILL of one of two workers",
         "answered": sum(each.status == 200 for each in outcomes),
-        **seen,
+        "connections_held": connections_held,
+        "replaced_after_s": replaced_after_s,
         "other_statuses": others(outcomes),
         "failed_by": failed,
-        "holds": seen["replaced_after_s"] is not None
-        and sum(failed.values()) <= seen["connections_held"]
-        and not others(outcomes),
+        "holds": replaced_after_s is not None and in_hand_alone,
     }
 
 
@@ -138,6 +150,11 @@ def workers(pid: int) -> list[psutil.Process]:
     """Of the service whose process that is."""
     children = psutil.Process(pid).children(recursive=True)
     return [child for child in children if any("worker.service" in part for part in child.cmdline())]
+
+
+def held(worker: psutil.Process) -> int:
+    """Connections that clients have with it."""
+    return sum(each.status == "ESTABLISHED" for each in worker.net_connections())
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:

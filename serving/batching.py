@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from threading import Condition, Thread
 from typing import Any
 
-from export.engine_session import bucket_for, buckets_of
+from export.buckets import bucket_for, buckets_of
 from serving.errors import too_late
 from serving.runners.base import Runner
 from serving.threads import Threads

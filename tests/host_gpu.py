@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from export.artifact import Runtime
 from export.cuda import Cuda
@@ -32,6 +33,7 @@ cudart = pytest.importorskip("cuda.bindings.runtime", reason=NEEDED)
 
 VERSION: str = tensorrt_rtx.__version__
 OK = cudart.cudaError_t.cudaSuccess
+FAILURE = "CUDA failure 700: an illegal memory access"
 RTX_ALONE = {"get_engine_validity", "engine_header_size", "create_runtime_cache", "set_runtime_cache",
              "dynamic_shapes_kernel_specialization_strategy", "is_stream_capturable"}  # fmt: skip
 Work = Callable[[], None]
@@ -63,6 +65,7 @@ class HostCudart:
         self.memory: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, Stream] = {}
+        self.sessions: weakref.WeakSet[HostSession] = weakref.WeakSet()
         self.objects = 0
         self.threads: set[int] = set()
         self.launches = self.clock = 0
@@ -108,6 +111,7 @@ class HostCudart:
         return self.take(self.pinned, size)
 
     def cudaFree(self, pointer: int) -> Any:
+        assert not [session for session in self.sessions if pointer in session.bound]
         del self.memory[pointer]
         return (OK,)
 
@@ -122,6 +126,7 @@ class HostCudart:
         return OK, stream
 
     def cudaStreamDestroy(self, stream: Stream) -> Any:
+        assert not [session for session in self.sessions if session.stream == int(stream)]
         del self.streams[int(stream)]
         return (OK,)
 
@@ -326,25 +331,28 @@ class HostBinding:
 class HostSession:
     """onnxruntime.InferenceSession on CUDA, as `on_cuda` opens it: its graph is of one binding, and of one thread.
 
-    With an `error` it raises that in the place of working.
+    Its stream and the memory that it works on have to outlive it. Where it `fails`, it raises FAILURE.
     """
 
-    error: Exception | None = None
+    fails = False
 
     def __init__(self, path: Path, cudart: HostCudart, stream: int) -> None:
         self.real, self.cudart, self.stream = onnxruntime.InferenceSession(path), cudart, stream
         self.get_inputs, self.get_outputs = self.real.get_inputs, self.real.get_outputs
-        self.captured: set[tuple[int, tuple[int, ...], int, int]] = set()
+        self.captured: set[tuple[int, tuple[int, ...]]] = set()  # threads and shapes
+        self.bound: set[int] = set()
+        cudart.sessions.add(self)
 
     def io_binding(self) -> HostBinding:
         return HostBinding()
 
     def run_with_iobinding(self, binding: HostBinding, options: onnxruntime.RunOptions) -> None:
         assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
-        if self.error is not None:
-            raise self.error
-        self.captured.add((threading.get_ident(), binding.shape, binding.source, binding.sink))
-        assert len(self.captured) == 1
+        if self.fails:
+            raise Fail(FAILURE)
+        self.captured.add((threading.get_ident(), binding.shape))
+        self.bound |= {binding.source, binding.sink}
+        assert (len(self.captured), len(self.bound)) == (1, 2)
 
         def compute() -> None:
             source = self.cudart.memory[binding.source]

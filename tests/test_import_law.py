@@ -15,6 +15,7 @@ OURS = {"models", "export", "serving", "loadtests"}
 ALLOWED = {"models": {"models"}, "export": {"export", "models"}, "loadtests": {"loadtests"}}
 ENGINES = {
     "export.bound_session",
+    "export.buckets",
     "export.cuda",
     "export.engine_cache",
     "export.engine_session",
@@ -72,7 +73,7 @@ BLOCK = "import sys; sys.modules['torch'] = None; "
 
 
 def test_serving_imports_with_torch_blocked() -> None:
-    runners = "serving.runners.onnxruntime_runner, serving.runners.tensorrt_runner"
+    runners = ", ".join(f"serving.runners.{name}_runner" for name in ("onnxruntime", "onnxruntime_cuda", "tensorrt"))
     code = BLOCK + f"import serving.service, {runners}; print(serving.service.Preflight.name)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -30,6 +30,7 @@ from loadtests.serving_bench.plan import (
     PlanError,
     read_cells,
     read_lanes,
+    start_of,
     turns_of,
 )
 from loadtests.serving_bench.processes import idle_shares
@@ -40,7 +41,18 @@ from loadtests.serving_bench.wrk import WrkError, wrk_program
 WARM_UP_S = 2  # of every lane in every cell, before its first round; left out of all figures
 IDLE_WATCHED_S = 2.0
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-MUST_AGREE = ("commit", "threads", "machine", "packages", "peers_packages", "turn_seconds", "artifacts", "jpegs")
+MUST_AGREE = (
+    "commit",
+    "threads",
+    "machine",
+    "packages",
+    "peers_packages",
+    "rounds",
+    "starts",
+    "turn_seconds",
+    "artifacts",
+    "jpegs",
+)
 
 
 class ResumeError(RuntimeError):
@@ -78,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--lanes", default=",".join(Lane), metavar="LANE,...", help="which; ours is always there")
     top.add_argument("--rounds", type=positive(int), default=40)
+    top.add_argument(
+        "--starts", type=positive(int), default=8, help="of every server, each for its share of the rounds"
+    )
     top.add_argument(
         "--turn-seconds", type=positive(int),
         help="of each lane in a round; default: 2 for ResNet-20, 6 for ResNet-50, "
@@ -117,6 +132,7 @@ class Bench:
                 self.artifacts[model(cell)] = found
         self.known = conditions(self.lanes, self.options.threads) | {
             "rounds": self.options.rounds,
+            "starts": self.options.starts,
             "turn_seconds": self.options.turn_seconds or {str(cell): cell.turn_s for cell in self.cells},
             "warm_up_seconds": WARM_UP_S,
             "artifacts": {":".join(key): artifact.tag for key, artifact in self.artifacts.items()},
@@ -149,20 +165,23 @@ class Bench:
         with progress_bar(len(self.missing(self.cells)), "measuring", "turn") as progress:
             for key, group in groupby(self.cells, model):
                 cells = tuple(group)
-                if not self.missing(cells):
-                    continue
-                with ExitStack() as stack:
-                    opened = self.open_lanes(key, stack)
-                    for cell in cells:
-                        for turn in self.run_cell(cell, opened):
-                            self.turns.append(turn)
-                            append(self.log, turn)
-                            progress.update()
+                for start in range(self.options.starts):
+                    if not self.missing(cells, start):
+                        continue
+                    with ExitStack() as stack:
+                        opened = self.open_lanes(key, stack)
+                        for cell in cells:
+                            for turn in self.run_cell(cell, start, opened):
+                                self.turns.append(turn)
+                                append(self.log, turn)
+                                progress.update()
 
-    def missing(self, cells: Sequence[Cell]) -> list[tuple[Cell, int, Lane]]:
+    def missing(self, cells: Sequence[Cell], start: int | None = None) -> list[tuple[Cell, int, Lane]]:
+        """Of one start, or of all."""
+        rounds, starts = self.options.rounds, self.options.starts
         done = {(turn.cell, turn.round, turn.lane) for turn in self.turns}
-        planned = ((cell, *turn) for cell in cells for turn in turns_of(self.options.rounds, self.lanes))
-        return [each for each in planned if (str(each[0]), *each[1:]) not in done]
+        turns = [turn for turn in turns_of(rounds, self.lanes) if start in {None, start_of(turn[0], rounds, starts)}]
+        return [(cell, *turn) for cell in cells for turn in turns if (str(cell), *turn) not in done]
 
     def open_lanes(self, key: tuple[str, str], stack: ExitStack) -> dict[Lane, Opened]:
         """All that start and answer alike; the others are reported and not measured."""
@@ -191,13 +210,13 @@ class Bench:
             opened[Lane.OURS_AGAIN] = opened[Lane.OURS]
         return {lane: opened[lane] for lane in Lane if lane in opened}
 
-    def run_cell(self, cell: Cell, opened: dict[Lane, Opened]) -> Iterator[Turn]:
+    def run_cell(self, cell: Cell, start: int, opened: dict[Lane, Opened]) -> Iterator[Turn]:
         jpegs, seconds = self.jpegs[cell.network], self.options.turn_seconds or cell.turn_s
-        planned = [(number, lane) for _, number, lane in self.missing([cell]) if lane in opened]
+        planned = [(number, lane) for _, number, lane in self.missing([cell], start) if lane in opened]
         for lane in dict.fromkeys(lane for _, lane in planned):
-            run_turn(cell, -1, lane, opened, jpegs, min(WARM_UP_S, seconds))
+            run_turn(cell, -1, lane, opened, jpegs, min(WARM_UP_S, seconds), start)
         for number, lane in planned:
-            yield run_turn(cell, number, lane, opened, jpegs, seconds)
+            yield run_turn(cell, number, lane, opened, jpegs, seconds, start)
 
     def finish(self) -> None:
         results = []
@@ -208,7 +227,10 @@ class Bench:
                 print(as_text(results[-1]) + "\n")
         finished = {"finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
         self.write("serving.json", {"conditions": self.known | finished, "cells": results})
-        print(f"medians over rounds, ratios paired by round with 95 % intervals; {self.known['machine']}")
+        print(
+            f"medians, ratios paired by round, 95 % intervals over starts, or rounds where those are too few; "
+            f"{self.known['machine']}"
+        )
         print(f"report: {self.out / 'serving.json'}")
 
     def write(self, name: str, content: dict[str, Any]) -> None:

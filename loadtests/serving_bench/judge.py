@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -69,13 +70,22 @@ def too_few(claim: str) -> Measure:
 
 
 def over_rounds(turns: Sequence[Turn], lanes: Sequence[Lane], relate: Callable[..., float]) -> Ratio | None:
-    """`relate` of the lanes' turns, round by round where each lane has one that answered anything."""
+    """`relate` of the lanes' turns, round by round where each lane has one that answered anything.
+
+    What differs from process to process of one program is the same in all rounds of a start: where there were enough
+    starts, the interval is over the median of each, and holds it.
+    """
     rounds: dict[int, dict[Lane, Turn]] = {}
     for turn in turns:
         if turn.requests:
             rounds.setdefault(turn.round, {})[turn.lane] = turn
-    values = [relate(*(found[lane] for lane in lanes)) for found in rounds.values() if set(lanes) <= found.keys()]
-    return median_over(np.array(values, np.float64))
+    by_start: dict[int, list[float]] = {}
+    for found in rounds.values():
+        if set(lanes) <= found.keys():
+            by_start.setdefault(found[lanes[0]].start, []).append(relate(*(found[lane] for lane in lanes)))
+    if len(by_start) >= FEWEST_ROUNDS:
+        return median_over(np.array([np.median(values) for values in by_start.values()]))
+    return median_over(np.array(list(chain.from_iterable(by_start.values())), np.float64))
 
 
 def ours_over(turns: Sequence[Turn], lane: Lane, figure: Figure) -> Ratio | None:

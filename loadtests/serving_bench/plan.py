@@ -102,6 +102,11 @@ def read_lanes(text: str) -> tuple[Lane, ...]:
     return tuple(lane for lane in Lane if lane in asked)
 
 
+def start_of(number: int, rounds: int, starts: int) -> int:
+    """Servers are started several times in a run; in which of those a round is."""
+    return number * starts // rounds
+
+
 def turns_of(rounds: int, lanes: Sequence[Lane]) -> Iterator[tuple[int, Lane]]:
     """Which lane comes first changes from round to round."""
     for number in range(rounds):

@@ -30,6 +30,7 @@ def summary(cell: Cell, turns: Sequence[Turn], not_measured: Mapping[str, str]) 
     return {
         "cell": str(cell),
         "rounds": len({turn.round for turn in turns}),
+        "starts": len({turn.start for turn in turns}),
         "lanes": {
             lane: {name: values[lane] for name, values in found.items()}
             | {"failure_rate": failing[lane], "failures": failures(turns, lane), "others_cpu_share": others[lane]}
@@ -56,7 +57,7 @@ def failures(turns: Sequence[Turn], lane: Lane) -> dict[str, int]:
 def as_text(result: Mapping[str, Any]) -> str:
     head = f"{'':12}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU us/req':>12}{'RSS MB':>8}{'failed':>8}"
     head += "".join(f"{f'ours over it, {name}':>{WIDTH + 2}}" for name in RATIOS)
-    lines = [f"{result['cell']}, {result['rounds']} rounds", head]
+    lines = [f"{result['cell']}, {result['rounds']} rounds in {result['starts']} starts", head]
     for lane, each in result["lanes"].items():
         line = f"{lane:12}{each['throughput_rps']:>9.1f}{each['latency_p50_ms']:>9.2f}{each['latency_p99_ms']:>9.2f}"
         line += f"{each['cpu_us']:>12.0f}{each['rss_mb']:>8.0f}{sum(each['failures'].values()):>8}"

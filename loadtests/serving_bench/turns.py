@@ -29,6 +29,7 @@ class Turn:
     others_cpu_s: float
     rss_mb: float
     idle_share: float
+    start: int = 0  # which of the server's processes, where it was started several times
 
     @property
     def throughput_rps(self) -> float:
@@ -42,7 +43,7 @@ class Turn:
 
 
 def run_turn(
-    cell: Cell, number: int, lane: Lane, opened: Mapping[Lane, Opened], jpegs: Sequence[Path], seconds: int
+    cell: Cell, number: int, lane: Lane, opened: Mapping[Lane, Opened], jpegs: Sequence[Path], seconds: int, start: int
 ) -> Turn:
     mine = opened[lane]
     others = {id(each.tree): each.tree for each in opened.values() if each.tree is not mine.tree}.values()
@@ -53,7 +54,7 @@ def run_turn(
     return Turn(
         cell=str(cell), round=number, lane=lane, requests=load.requests, failures=load.failures, seconds=load.seconds,
         p50_us=load.p50_us, p99_us=load.p99_us, cpu_s=after - before, others_cpu_s=after_others - before_others,
-        rss_mb=mine.tree.rss_bytes() / 1e6, idle_share=idle,
+        rss_mb=mine.tree.rss_bytes() / 1e6, idle_share=idle, start=start,
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from export.artifact import Manifest
 from export.bound_session import BoundSession
+from export.buckets import bucket_for, buckets_of, in_parts
 from export.cuda import Cuda, DeviceError
-from export.engine_session import bucket_for, buckets_of
 
 logger = logging.getLogger("bentoml.serve")
 
@@ -27,7 +27,8 @@ class OnnxRuntimeCudaRunner:
 
     Since 1.20 ONNX Runtime plans every convolution anew when a session's batch is not as large as its last one
     (https://github.com/microsoft/onnxruntime/issues/23006), and a CUDA graph is of one size and belongs to one thread.
-    docs/gpu.md has what either gains on an H100.
+    docs/gpu.md has what either gains on an H100. While one is captured no other thread may allocate on the GPU:
+    runners are opened one after another, before any serves.
     """
 
     engine = None
@@ -39,10 +40,10 @@ class OnnxRuntimeCudaRunner:
         self.device = f"cuda:0, {cuda}"
         self.buckets = buckets_of(manifest.max_batch_size)
         self.sessions: dict[int, BoundSession] = {}
+        self.thread = ThreadPoolExecutor(1, "onnxruntime-cuda")
         self.stack = ExitStack()
         with ExitStack() as opening:
             opening.callback(self.close)
-            self.thread = self.stack.enter_context(ThreadPoolExecutor(1, "onnxruntime-cuda"))
             begun = time.perf_counter()
             for bucket in self.buckets:
                 self.sessions[bucket] = self.thread.submit(self.opened, open_session, bucket).result()
@@ -58,13 +59,13 @@ class OnnxRuntimeCudaRunner:
         return self.thread.submit(self.run, images).result()
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        largest = self.buckets[-1]
+        """For its own thread alone, as all below it."""
         try:
-            parts = [self.run_bucket(images[start : start + largest]) for start in range(0, len(images), largest)]
-        except Exception as error:  # its exceptions have no common base but this
+            return in_parts(images, self.buckets[-1], self.run_bucket)
+        except Exception as error:  # noqa: BLE001  its exceptions have no common base but this
             self.examine()
-            raise DeviceError(f"{self.runtime} fails on {self.device}: {error}") from error
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            failed = DeviceError(f"{self.runtime} fails on {self.device}: {error}")
+        raise failed  # out here, since the other's traceback would keep a session beyond its stream
 
     def run_bucket(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self.sessions[bucket_for(len(images), self.buckets)].run(images)
@@ -77,6 +78,7 @@ class OnnxRuntimeCudaRunner:
             self.fault = str(error)
 
     def close(self) -> None:
+        self.thread.shutdown(cancel_futures=True)  # what it runs uses what is freed next
         self.sessions.clear()
         self.stack.close()
 

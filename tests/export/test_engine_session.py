@@ -12,8 +12,9 @@ import onnx
 import pytest
 
 from export.artifact import ArtifactError, Engine, OptimizationProfile, Runtime
+from export.buckets import buckets_of
 from export.cuda import Cuda, DeviceError, UnavailableError, open_cuda
-from export.engine_session import EngineSession, buckets_of
+from export.engine_session import EngineSession
 from export.images import random_pixels
 from export.to_onnx import ServedGraph, to_onnx
 from export.verify import open_graph

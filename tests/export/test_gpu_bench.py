@@ -252,7 +252,7 @@ def test_the_table_tells_what_a_time_is_of() -> None:
     assert "batch 128, kernels chosen for 8  " in as_text(
         cell | {"runtime": "tensorrt", "batch": 128, "kernels_chosen_for_batch": 8}
     )
-    assert "batch   8, with the host's launches  " in as_text(cell | {"runtime": "torch", "batch": 8})
+    assert "batch   8, the host launches each kernel  " in as_text(cell | {"runtime": "torch", "batch": 8})
 
 
 @pytest.mark.no_gpu

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests import leaving
-from loadtests.leaving import failures, main, others, workers
+from loadtests.leaving import after_kill, after_stop, main
 from loadtests.recording import Outcome
 
 
@@ -28,18 +28,47 @@ def test_a_real_service_loses_nothing_and_replaces_who_is_killed(
     assert "SIGKILL of one of two workers: answered " in said
 
 
-def test_a_service_that_loses_answers_does_not_pass(
-    exported_pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def outcomes_of(*statuses: int) -> list[Outcome]:
+    """0 is a request that got no answer."""
+    return [Outcome(0, 0, 1, status, "" if status == 200 else "no answer") for status in statuses]
+
+
+CLOSED = "closed; answered {} requests in all, {} left"
+
+
+@pytest.mark.parametrize(
+    ("log", "statuses", "holds"),
+    [
+        (CLOSED.format(2, 0), (200, 200), True),
+        (CLOSED.format(1, 0) + "\n" + CLOSED.format(1, 0), (200, 200, 0), True),  # two workers; gone, and asked again
+        (CLOSED.format(3, 0), (200, 200, 0), False),  # an answer was lost
+        (CLOSED.format(2, 1), (200, 200), False),
+        (CLOSED.format(2, 0), (200, 200, 503), False),
+        ("", (), False),  # killed
+    ],
+)
+def test_who_stops_has_to_have_delivered_what_was_answered(log: str, statuses: tuple[int, ...], holds: bool) -> None:
+    assert after_stop(log, outcomes_of(*statuses))["holds"] is holds
+
+
+@pytest.mark.parametrize(
+    ("statuses", "connections", "replaced_after_s", "holds"),
+    [
+        ((200, 0, 0), 2, 4.0, True),
+        ((200, 0, 0), 1, 4.0, False),
+        ((200, 0), 2, None, False),
+        ((200, 503), 2, 4.0, False),
+    ],
+)
+def test_who_is_killed_may_take_along_what_it_held_alone(
+    statuses: tuple[int, ...], connections: int, replaced_after_s: float | None, holds: bool
 ) -> None:
-    """Killed in the place of being asked to stop."""
-    monkeypatch.setenv("SERVING_MODELS", exported_pair[0])
-    monkeypatch.setattr(leaving.psutil.Process, "terminate", lambda service: workers(service.pid)[0].kill())
-    monkeypatch.setattr(leaving, "LEAVES_WITHIN_S", 1.0)
-    monkeypatch.setattr(leaving, "worker_killed", lambda users: {"event": "none", "holds": True})
-    assert main(["--runs", "1", "--users", "4", "--out", str(tmp_path / "leaving.json")]) == 1
+    assert after_kill(outcomes_of(*statuses), connections, replaced_after_s)["holds"] is holds
 
 
-def test_outcomes_are_told_apart() -> None:
-    outcomes = [Outcome(0, 0, 1, status, problem) for status, problem in ((200, ""), (503, "x"), (0, "no answer"))]
-    assert failures(outcomes) == {"no answer": 1}
-    assert others(outcomes) == {"503": 1}
+def test_what_does_not_hold_is_told_by_the_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("asked_to_stop", "worker_killed"):
+        monkeypatch.setattr(leaving, name, lambda users: {"event": "none", "holds": users < 16})
+    chosen = ["--runs", "1", "--out", str(tmp_path / "leaving.json")]
+    assert main([*chosen, "--users", "15"]) == 0
+    assert main(chosen) == 1

@@ -7,21 +7,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from loadtests.ratios import Ratio
 from loadtests.serving_bench.__main__ import main
-from loadtests.serving_bench.judge import FAILS, HOLDS, UNDECIDED, failure_rates, judge
+from loadtests.serving_bench.judge import FAILS, HOLDS, UNDECIDED, failure_rates, judge, ours_over, throughput
 from loadtests.serving_bench.lanes import Opened
 from loadtests.serving_bench.parity import difference, strangers
 from loadtests.serving_bench.peers import ceiling
 from loadtests.serving_bench.peers.ceiling import loop
 from loadtests.serving_bench.peers.graph import Graph
-from loadtests.serving_bench.plan import Cell, Lane, PlanError, read_cell, read_lanes, turns_of
+from loadtests.serving_bench.plan import Cell, Lane, PlanError, read_cell, read_lanes, start_of, turns_of
 from loadtests.serving_bench.report import as_text, summary
 from loadtests.serving_bench.turns import Turn, append, read
 from loadtests.serving_bench.wrk import Load, WrkError, parse
@@ -94,6 +95,25 @@ def test_a_verdict_needs_the_whole_interval(cell: Cell, claim: str, factors: dic
         assert measure.verdict == verdict, measure
 
 
+def test_an_interval_holds_what_differs_from_start_to_start() -> None:
+    """Starts differ by ten times what rounds do: twelve rounds of one start say too much."""
+
+    def over_fastapi(starts: int) -> Ratio:
+        found = [replace(turn, start=start_of(turn.round, 12, starts)) for turn in turns(SMALL, 1.0)]
+        slow = [
+            replace(turn, seconds=turn.seconds * (1 + 0.2 * (turn.start % 2))) if turn.lane is Lane.OURS else turn
+            for turn in found
+        ]
+        ratio = ours_over(slow, Lane.FASTAPI, throughput)
+        assert ratio is not None
+        return ratio
+
+    one, six = over_fastapi(1), over_fastapi(6)
+    assert one.high - one.low < 0.1
+    assert six.low < 0.87
+    assert six.high > 0.97
+
+
 def test_few_rounds_decide_nothing() -> None:
     few = [turn for turn in turns(SMALL, 1.0) if turn.round < 5]
     verdicts = [measure.verdict for measure in judge(SMALL, few)]
@@ -115,6 +135,11 @@ def test_the_table_has_every_lane_its_ratio_and_who_was_left_out() -> None:
     assert all(lane in text for lane in Lane)
     assert "litserve     not measured: 0.jpg" in text
     assert text.count("[") >= 3 * 5
+
+
+def test_rounds_are_shared_out_among_starts() -> None:
+    assert [start_of(number, 5, 2) for number in range(5)] == [0, 0, 0, 1, 1]
+    assert [start_of(number, 40, 8) for number in (0, 4, 5, 39)] == [0, 0, 1, 7]
 
 
 def test_lanes_take_turns_at_being_first() -> None:
@@ -194,13 +219,14 @@ def test_a_run_measures_real_servers_and_resumes(
     variant, _, version = exported_pair[1].partition(":")
     home = tmp_path / "home"  # of its own: the newest is taken, and other tests make newer ones
     shutil.copytree(Path(BENTOML_HOME.name) / "models" / variant / version, home / "models" / variant / version)
-    chosen = ["--cells", "resnet20:fp32:2", "--lanes", "ours,starlette,ceiling", "--rounds", "1", "--turn-seconds", "1"]
-    arguments = [*chosen, "--out", str(tmp_path), "--bentoml-home", str(home)]
+    chosen = ["--cells", "resnet20:fp32:2", "--lanes", "ours,starlette,ceiling", "--rounds", "2", "--starts", "2"]
+    arguments = [*chosen, "--turn-seconds", "1", "--out", str(tmp_path), "--bentoml-home", str(home)]
     assert main(arguments) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "serving.json").read_text())
     assert report["conditions"]["artifacts"] == {"resnet20:fp32": exported_pair[1]}
     (cell,) = report["cells"]
     assert cell["not_measured"] == {}
+    assert cell["starts"] == 2
     assert set(cell["lanes"]) == {"ours", "starlette", "ceiling"}
     for lane in cell["lanes"].values():
         assert lane["throughput_rps"] > 0
@@ -238,12 +264,14 @@ def test_the_ceiling_counts_what_ended_in_time_alone() -> None:
     assert len(kept) == 2
 
 
-def test_the_ceiling_says_what_failed_in_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_in_which_a_thread_of_the_ceiling_failed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     replies: list[dict[str, Any]] = []
     monkeypatch.setattr(ceiling, "reply", replies.append)
     with pytest.raises(RuntimeError, match=r"^a$"):
-        ceiling.work(cast(Graph, Instant()), [b"a"], 0.05, 1)
-    assert [reply["requests"] for reply in replies] == [2]
+        ceiling.work(cast(Graph, Instant()), [b"a"], 1, 1)
+    with pytest.raises(RuntimeError, match=r"^no image in 0 s; make turns longer$"):
+        ceiling.work(cast(Graph, Instant()), [b"a"], 0, 1)
+    assert replies == []
 
 
 def test_the_edge_alone_is_measured_over_a_bare_starlette(exported_pair: tuple[str, str], tmp_path: Path) -> None:

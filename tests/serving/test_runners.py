@@ -21,8 +21,8 @@ from starlette.testclient import TestClient
 
 from export.__main__ import main
 from export.artifact import GRAPH_FILE, ArtifactError, Manifest, Precision, read_manifest
+from export.buckets import buckets_of
 from export.cuda import DeviceError, UnavailableError
-from export.engine_session import buckets_of
 from export.graph_session import missing_library, on_cpu, on_cuda
 from export.verify import open_graph
 from loadtests.local_service import ServiceError, local_service
@@ -36,7 +36,7 @@ from serving.runners.machine import Machine
 from serving.runners.onnxruntime_cuda_runner import OnnxRuntimeCudaRunner
 from serving.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tests.conftest import ROOT
-from tests.host_gpu import VERSION, HostCudart, HostMachine, HostSession, HostTensorRt
+from tests.host_gpu import FAILURE, VERSION, HostCudart, HostMachine, HostSession, HostTensorRt
 from tests.serving.test_http_api import encoded
 
 ENGINE_ARTIFACT = ["resnet14-preact", "--untrained", "--runtime", "tensorrt_rtx"]
@@ -312,21 +312,23 @@ def test_a_gpu_that_dies_ends_readiness_and_life_and_requests_get_503(
 class Failing:
     """A session that fails as ONNX Runtime does."""
 
-    error = Fail("CUDA failure 700: an illegal memory access")
-
     def run(self, *_: object) -> None:
-        raise self.error
+        raise Fail(FAILURE)
 
 
-def on_host(artifact: Artifact, machine: HostMachine) -> tuple[OnnxRuntimeCudaRunner, list[HostSession]]:
-    """ONNX Runtime's runner on the double, and the sessions that it has opened, by their buckets."""
-    opened: list[HostSession] = []
+Captured = list[set[tuple[int, tuple[int, ...]]]]
+
+
+def on_host(artifact: Artifact, machine: HostMachine) -> tuple[OnnxRuntimeCudaRunner, Captured]:
+    """ONNX Runtime's runner on the double, and what each of its sessions captures: the thread and the shape."""
+    captured: Captured = []
 
     def open_session(stream: int) -> HostSession:
-        opened.append(HostSession(artifact.folder / GRAPH_FILE, machine.module.engine.cudart, stream))
-        return opened[-1]
+        session = HostSession(artifact.folder / GRAPH_FILE, machine.module.engine.cudart, stream)
+        captured.append(session.captured)
+        return session
 
-    return OnnxRuntimeCudaRunner(open_session, artifact.manifest, machine.gpu()), opened
+    return OnnxRuntimeCudaRunner(open_session, artifact.manifest, machine.gpu()), captured
 
 
 @pytest.mark.parametrize("is_dead", [False, True])
@@ -335,7 +337,7 @@ def test_what_fails_in_onnxruntime_is_one_of_our_errors_and_a_fault_only_where_t
 ) -> None:
     machine = with_gpu(plain)
     runner, _ = on_host(plain, machine)
-    monkeypatch.setattr(HostSession, "error", Failing.error)
+    monkeypatch.setattr(HostSession, "fails", True)
     machine.module.engine.cudart.is_dead = is_dead
     with pytest.raises(DeviceError, match=r"^onnxruntime .* fails on cuda:0, Host GPU.*: ") as caught:
         runner.infer(np.zeros((1, 32, 32, 3), np.uint8))
@@ -351,7 +353,7 @@ def test_what_fails_in_onnxruntime_is_one_of_our_errors_and_a_fault_only_where_t
 
 def test_what_fails_while_a_runner_opens_leaves_nothing_taken(plain: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = with_gpu(plain)
-    monkeypatch.setattr(HostSession, "error", Failing.error)
+    monkeypatch.setattr(HostSession, "fails", True)
     with pytest.raises(DeviceError, match="CUDA failure 700"):
         on_host(plain, machine)
     assert not machine.module.engine.cudart.leaks
@@ -360,7 +362,7 @@ def test_what_fails_while_a_runner_opens_leaves_nothing_taken(plain: Artifact, m
 def test_a_session_on_a_gpu_sees_batches_of_one_size_from_one_thread(plain: Artifact) -> None:
     """Another size costs it the plans of all its convolutions, another thread a CUDA graph (docs/gpu.md)."""
     machine = with_gpu(plain)
-    runner, sessions = on_host(plain, machine)
+    runner, captured = on_host(plain, machine)
     sizes = buckets_of(plain.manifest.max_batch_size)
     largest = sizes[-1]
     with runner, ThreadPoolExecutor(3) as callers:
@@ -370,8 +372,8 @@ def test_a_session_on_a_gpu_sees_batches_of_one_size_from_one_thread(plain: Arti
         for count, logits in zip(counts, found, strict=True):
             expected = on_cpu(plain.folder / GRAPH_FILE).run(None, {"images": pixels[:count]})[0]
             np.testing.assert_allclose(logits, expected, atol=1e-4)
-        assert [shape[0] for session in sessions for _, shape, *_ in session.captured] == list(sizes)
-        assert len({thread for session in sessions for thread, *_ in session.captured}) == 1
+        assert [shape[0] for each in captured for _, shape in each] == list(sizes)
+        assert len({thread for each in captured for thread, _ in each}) == 1
     assert not machine.module.engine.cudart.leaks
 
 

@@ -13,7 +13,7 @@ import bentoml
 import httpx2 as httpx
 import psutil
 
-from loadtests.leaving import begun, workers
+from loadtests.leaving import begun, held, workers
 from loadtests.local_service import local_service
 from tests.conftest import PAIR, ROOT, registered
 from tests.serving.test_http_api import encoded
@@ -84,7 +84,7 @@ def test_a_killed_worker_harms_what_it_had_alone_and_comes_back_with_the_version
         users = Users(running.url, 2 * users_of_each)
         until(lambda: users.statuses[200] > 100)
         killed, other = workers(running.pid)
-        held = len([each for each in killed.net_connections() if each.status == "ESTABLISHED"])
+        in_hand = held(killed)
         killed.kill()
         until(lambda: begun(running) == 3)
         answered = users.statuses[200]
@@ -94,7 +94,7 @@ def test_a_killed_worker_harms_what_it_had_alone_and_comes_back_with_the_version
         assert other.is_running()
     bentoml.models.delete(newer)
     assert set(users.statuses) == {200}
-    assert users.failed.total() <= held
+    assert users.failed.total() <= in_hand
     assert newer.partition(":")[2] not in str(before)
     assert all(each == before for each in found)
 

@@ -43,14 +43,16 @@ def work(graph: Graph, images: Sequence[bytes], seconds: float, threads: int) ->
     with ThreadPoolExecutor(threads) as pool:
         loops = [pool.submit(loop, graph, images, first, until, taken.append) for first in range(threads)]
         time.sleep(seconds)
-        done = list(taken)
-        p50, p99 = np.percentile(done, [50, 99]) * 1e6 if done else (float("nan"), float("nan"))
+        for each in loops:
+            if each.done():
+                each.result()  # raises what failed
+        if not (done := list(taken)):
+            raise RuntimeError(f"no image in {seconds} s; make turns longer")
+        p50, p99 = np.percentile(done, [50, 99]) * 1e6
         reply({
             "requests": len(done), "duration_us": seconds * 1e6,
             "latency_p50_us": float(p50), "latency_p99_us": float(p99), "errors": {},
         })  # fmt: skip
-    for each in loops:
-        each.result()
 
 
 def loop(graph: Graph, images: Sequence[bytes], first: int, until: float, keep: Callable[[float], None]) -> None:
