@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -183,13 +184,18 @@ def percentiles(seconds: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, flo
 
 
 def back_to_normal(after: Sequence[Outcome], most_s: float) -> float | None:
-    """The end of the last window whose median is above `most_s`; None if that is the last of all."""
-    last = 0.0
-    for start in np.arange(0.0, max(outcome.due_s for outcome in after), WINDOW_S):
-        window = [each for each in after if start <= each.due_s < start + WINDOW_S]
-        if window and np.median([latency_s(each) if each.status == 200 else np.inf for each in window]) > most_s:
-            last = float(start + WINDOW_S)
-    return last if last < after[-1].due_s else None
+    """The beginning of the first two windows in a row whose medians are at most `most_s`; None if there are none.
+
+    A slow window after those is no overload's: where requests come at random, some come together.
+    """
+    windows: dict[int, list[float]] = {}
+    for each in after:
+        windows.setdefault(int(each.due_s / WINDOW_S), []).append(latency_s(each) if each.status == 200 else np.inf)
+    normal = [(number, np.median(latencies) <= most_s) for number, latencies in sorted(windows.items())]
+    for (number, is_normal), (_, stays_normal) in pairwise(normal):
+        if is_normal and stays_normal:
+            return number * WINDOW_S
+    return None
 
 
 def as_text(result: dict[str, Any]) -> str:

@@ -20,10 +20,12 @@ def outcomes(latencies: list[float], every_s: float = 0.1) -> list[Outcome]:
     ]
 
 
-def test_normal_is_when_the_last_slow_window_ends() -> None:
+def test_it_is_normal_again_from_two_windows_in_a_row_that_are() -> None:
     usual = 0.01
     assert back_to_normal(outcomes([usual] * 50), NORMAL * usual) == 0.0
     assert back_to_normal(outcomes([0.5] * 8 + [usual] * 42), NORMAL * usual) == pytest.approx(1.0)
+    assert back_to_normal(outcomes([0.5] * 8 + [usual] * 7 + [0.5] * 5), NORMAL * usual) is None
+    assert back_to_normal(outcomes([usual] * 20 + [0.5] * 5 + [usual] * 25), NORMAL * usual) == 0.0
     assert back_to_normal(outcomes([0.5] * 50), NORMAL * usual) is None
 
 
