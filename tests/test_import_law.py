@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 
@@ -67,6 +68,14 @@ def test_serving_imports_the_torch_free_contract_alone() -> None:
     ours = [(path, name) for path, name in imports("serving") if name.partition(".")[0] in OURS - {"serving"}]
     assert ours
     assert not [(path, name) for path, name in ours if name not in TORCH_FREE]
+
+
+def test_a_bento_holds_the_torch_free_contract_and_nothing_else_of_it() -> None:
+    included = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
+    modules = {
+        path.removesuffix(".py").replace("/", ".") for path in included if path.startswith(("models/", "export/"))
+    }
+    assert modules == TORCH_FREE | {"models.__init__", "export.__init__"}
 
 
 BLOCK = "import sys; sys.modules['torch'] = None; "
