@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
-from types import TracebackType
-from typing import Any, Self
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from export.cuda import Cuda, DeviceError
 
 
-class BoundSession(AbstractContextManager["BoundSession"]):
+class BoundSession:
     """A session on a stream of ours, with page-locked `pixels` [N, H, W, 3] and `logits` [N, classes], N the batch.
 
     `open_session` gets the stream; what it raises is handed on. A session that captures (`on_cuda`) is one CUDA graph
@@ -26,7 +25,7 @@ class BoundSession(AbstractContextManager["BoundSession"]):
     """
 
     def __init__(self, open_session: Callable[[int], Any], batch: int, cuda: Cuda) -> None:
-        self.cuda, self.batch = cuda, batch
+        self.cuda = cuda
         self.stack = ExitStack()
         self.session: Any = None
         with ExitStack() as opening:
@@ -63,11 +62,3 @@ class BoundSession(AbstractContextManager["BoundSession"]):
         self.session = self.binding = None  # before its stream
         with suppress(DeviceError):  # a GPU that has failed takes nothing back
             self.stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

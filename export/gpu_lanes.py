@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
@@ -128,7 +128,7 @@ class Bench:
     def onnxruntime(self, stack: ExitStack, graph: Path, precision: Precision) -> Lane:
         """What the service runs, for a bucket of this size."""
         session = stack.enter_context(
-            BoundSession(lambda stream: on_cuda(graph, precision, stream), self.batch, self.cuda)
+            closing(BoundSession(lambda stream: on_cuda(graph, precision, stream), self.batch, self.cuda))
         )
         return Lane(
             session.stream,

@@ -32,6 +32,7 @@ UNDISTURBED_S = 3.0
 REPLACED_WITHIN_S = 13.0  # BentoML's supervisor looks every 10 s, and a worker takes some 2 s to be ready
 LEAVES_WITHIN_S = 10.0
 BEGINS_WITHIN_S = 60.0
+PIECE_S = 2.0
 LOOK_S = 0.02
 
 
@@ -66,7 +67,7 @@ def asked_to_stop(users: int) -> dict[str, Any]:
     """SIGTERM under load: whether clients got as many answers as the workers gave."""
     with local_service() as service:
         stop = psutil.Process(service.pid).terminate
-        outcomes = under_load(service, users, UNDISTURBED_S + LEAVES_WITHIN_S, stop)
+        outcomes = under_load(service, users, stop, UNDISTURBED_S + LEAVES_WITHIN_S)  # ends once nobody listens
         until(lambda: len(CLOSED.findall(service.log())) >= begun(service), LEAVES_WITHIN_S)
         return after_stop(service.log(), outcomes)
 
@@ -102,7 +103,7 @@ def worker_killed(users: int) -> dict[str, Any]:
             if until(lambda: begun(service) > 2, REPLACED_WITHIN_S):
                 seen["replaced_after_s"] = round(time.monotonic() - at, 2)
 
-        outcomes = under_load(service, users, UNDISTURBED_S + REPLACED_WITHIN_S + 1, kill)
+        outcomes = under_load(service, users, kill, PIECE_S)
     return after_kill(outcomes, **seen)
 
 
@@ -121,14 +122,15 @@ def after_kill(outcomes: Sequence[Outcome], connections_held: int, replaced_afte
     }
 
 
-def under_load(service: LocalService, users: int, seconds: float, event: Callable[[], object]) -> list[Outcome]:
-    """Every outcome of a closed workload, in which `event` happens after a while."""
+def under_load(service: LocalService, users: int, event: Callable[[], object], piece_s: float) -> list[Outcome]:
+    """Every outcome of a closed workload, in which `event` happens after a while: in pieces, until it is over."""
     outcomes: list[Outcome] = []
     happens = gevent.spawn_later(UNDISTURBED_S, event)
-    run_load(
-        Target(service.url, "whoever"), Closed(users, begin_within_s=0.5), whoever(), seconds=seconds, warm_up_s=0.0,
-        on_outcome=outcomes.append,
-    )  # fmt: skip
+    while not happens.ready():
+        run_load(
+            Target(service.url, "whoever"), Closed(users, begin_within_s=0.5), whoever(), seconds=piece_s,
+            warm_up_s=0.0, on_outcome=outcomes.append,
+        )  # fmt: skip
     happens.get()
     return outcomes
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,7 +53,7 @@ class OnnxRuntimeCudaRunner:
         logger.info("%s: opened for batches of %s in %.1f s", manifest.variant, list(self.sessions), took)
 
     def opened(self, open_session: Callable[[int], Any], bucket: int) -> BoundSession:
-        return self.stack.enter_context(BoundSession(open_session, bucket, self.cuda))
+        return self.stack.enter_context(closing(BoundSession(open_session, bucket, self.cuda)))
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self.thread.submit(self.run, images).result()

@@ -16,6 +16,8 @@ def test_a_real_service_loses_nothing_and_replaces_who_is_killed(
     exported_pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SERVING_MODELS", exported_pair[0])
+    for limit in ("REPLACED_WITHIN_S", "LEAVES_WITHIN_S"):  # how soon is for the command to judge, on an idle machine
+        monkeypatch.setattr(leaving, limit, 120.0)
     assert main(["--runs", "1", "--users", "4", "--out", str(tmp_path / "leaving.json")]) == 0
     result = json.loads((tmp_path / "leaving.json").read_text())
     ((stopped,), (killed,)) = result["asked_to_stop"], result["worker_killed"]
