@@ -20,14 +20,19 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cufft")
 
 
-def on_cpu(path: Path, intra_op_threads: int = 0) -> Any:
-    """An `onnxruntime.InferenceSession`; 0 threads are as many as there are cores.
+def on_cpu(path: Path, intra_op_threads: int = 0, *, spinning: bool = True) -> Any:
+    """An `onnxruntime.InferenceSession` by `cpu_options`.
+
+    Where an inference has several threads, those that have nothing to do wait `spinning`, which is quicker where cores
+    would idle, or asleep, which leaves the cores to others.
 
     Raises:
         ArtifactError: ONNX Runtime cannot open the graph.
     """
+    options = cpu_options(intra_op_threads)
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     try:
-        return onnxruntime.InferenceSession(path, cpu_options(intra_op_threads), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but this
         raise ArtifactError(f"{path}: ONNX Runtime cannot open it ({error})") from error
 

@@ -58,7 +58,7 @@ class Batches(Together):
                     return
                 batch = self.next_batch()
             if batch:
-                self.run(batch)
+                self.run(batch, self.runner)
 
     def next_batch(self) -> list[Decoded]:
         """What goes to the runner now, oldest first. It grows while all that are in it will still be in time."""

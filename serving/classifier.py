@@ -15,7 +15,7 @@ import bentoml
 import numpy as np
 from numpy.typing import NDArray
 
-from export.artifact import Manifest, read_manifest
+from export.artifact import GRAPH_FILE, Manifest, read_manifest
 from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
 from serving.answers import Classification, Explanation, Variant, Variants
 from serving.batching import Batches
@@ -25,9 +25,10 @@ from serving.explainer import Explainer, explained
 from serving.predictions import most_probable
 from serving.routing import routing
 from serving.runners.base import Runner
-from serving.runners.choice import Choice, choose, open_with
+from serving.runners.choice import Choice, choose, open_on_cpu, open_with
 from serving.runners.machine import Machine
 from serving.shares import Shares, worth_a_batch
+from serving.spread import worth_spreading
 from serving.threads import Threads
 from serving.work import Lane, Moments, Work
 
@@ -76,9 +77,11 @@ class Classifier:
         runner.infer(np.zeros((1, crop, crop, 3), np.uint8))
         if runner.engine is not None and runner.engine.not_measured is not None:
             logger.warning("%s: the engine was never compared with its network: %s", tag, runner.engine.not_measured)
-        lane = self.lane(runner, manifest)
+        spread = self.spread(runner, folder, manifest)
+        lane = self.lane(runner, manifest, spread)
         self.stack.callback(lane.close)
-        explainer = Explainer(folder, manifest, self.settings.intra_op_threads, self.threads)
+        spread_over = None if spread is None else self.settings.threads
+        explainer = Explainer(folder, manifest, self.threads, self.settings.intra_op_threads or 1, spread_over)
         self.stack.callback(explainer.lane.close)
         return Served(version, manifest, runner, choice, lane, explainer)
 
@@ -88,13 +91,27 @@ class Classifier:
         faults = ((name, served.runner.fault) for name, served in self.served.items())
         return next((f"{name}: {fault}" for name, fault in faults if fault is not None), None)
 
-    def lane(self, runner: Runner, manifest: Manifest) -> Lane:
+    def spread(self, runner: Runner, folder: Path, manifest: Manifest) -> Runner | None:
+        """A second session, for requests that are alone; None where it gains nothing, or is not wanted."""
+        threads = self.settings.threads
+        wanted = self.settings.intra_op_threads is None and self.settings.batching is not Batching.ON
+        if runner.device != "cpu" or threads == 1 or not wanted:
+            return None
+        with ExitStack() as opening:
+            spread = opening.enter_context(open_on_cpu(folder / GRAPH_FILE, manifest, threads))
+            if not worth_spreading(runner, spread, manifest.spec.preprocessing.crop):
+                return None
+            self.stack.push(opening.pop_all())
+        logger.info("%s: a request that comes alone is inferred on %d threads", manifest.variant, threads)
+        return spread
+
+    def lane(self, runner: Runner, manifest: Manifest, spread: Runner | None) -> Lane:
         on_cpu = runner.device == "cpu"
         if self.settings.batching is Batching.OFF:
-            return Shares(runner, self.threads)
+            return Shares(runner, self.threads, spread=spread)
         if self.settings.batching is Batching.AUTO and on_cpu:
             most = worth_a_batch(runner, manifest.spec.preprocessing.crop, manifest.max_batch_size)
-            return Shares(runner, self.threads, most, manifest.variant)
+            return Shares(runner, self.threads, most, manifest.variant, spread)
         dispatchers = self.settings.threads if on_cpu else 1
         return Batches(runner, self.threads, manifest.max_batch_size, manifest.variant, dispatchers)
 

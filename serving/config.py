@@ -136,7 +136,13 @@ class Settings(BaseModel):
         le=MOST_THREADS,
         description="images that a worker decodes and infers side by side; by default its share of the cores",
     )
-    intra_op_threads: int = Field(1, ge=1, le=MOST_THREADS, description="threads of one inference on a CPU")
+    intra_op_threads: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_THREADS,
+        description="threads of one inference on a CPU; by default one, and as many as SERVING_THREADS for a request "
+        "that comes alone, where that is at least 1.2 times as fast",
+    )
     batching: Batching = Field(
         Batching.AUTO, description="auto: on a GPU what waits, on a CPU up to four short inferences"
     )

@@ -40,10 +40,11 @@ def let_inference_finish() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def sizing(workers: int, threads: int, intra_op_threads: int) -> str:
+def sizing(workers: int, threads: int, intra_op_threads: int | None) -> str:
     """One line for the log."""
+    inference = f"{intra_op_threads or 1} an inference{'' if intra_op_threads else ', or all for one that is alone'}"
     return (
-        f"{cores():g} cores: {workers} workers with {threads} threads each, {intra_op_threads} threads an inference; "
+        f"{cores():g} cores: {workers} workers with {threads} threads each, {inference}; "
         f"by default a worker for every {CORES_A_WORKER} cores, or one on a GPU, and a thread for every core "
         "(SERVING_WORKERS, SERVING_THREADS, SERVING_INTRA_OP_THREADS)"
     )

@@ -19,17 +19,17 @@ from serving.answers import Explanation
 from serving.errors import RequestError
 from serving.predictions import most_probable
 from serving.runners.base import Runner
+from serving.runners.choice import open_on_cpu
 from serving.shares import Shares
 from serving.threads import Threads
 from serving.work import Moments
 
 
-class Explainer:
-    """Of one variant; `lane` takes work for it."""
+class Maps:
+    """A variant's second graph, with so many threads an inference; opened when first asked for."""
 
-    def __init__(self, folder: Path, manifest: Manifest, intra_op_threads: int, threads: Threads) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, intra_op_threads: int) -> None:
         self.folder, self.manifest, self.intra_op_threads = folder, manifest, intra_op_threads
-        self.lane = Shares(self, threads)
         self.opening = Lock()
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -40,11 +40,19 @@ class Explainer:
 
     @cached_property
     def runner(self) -> Runner:
-        from export.graph_session import on_cpu  # noqa: PLC0415  not needed where TensorRT serves
-        from serving.runners.onnxruntime_runner import OnnxRuntimeRunner  # noqa: PLC0415
+        manifest = self.manifest.model_copy(update={"output": self.manifest.class_maps})
+        return open_on_cpu(self.folder / CLASS_MAPS_FILE, manifest, self.intra_op_threads)
 
-        session = on_cpu(self.folder / CLASS_MAPS_FILE, self.intra_op_threads)
-        return OnnxRuntimeRunner(session, self.manifest.model_copy(update={"output": self.manifest.class_maps}))
+
+class Explainer:
+    """Of one variant; `lane` takes work for it. `spread_over` are the threads of an inference that is alone."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: Threads, intra_op_threads: int, spread_over: int | None = None
+    ) -> None:
+        self.manifest = manifest
+        spread = None if spread_over is None else Maps(folder, manifest, spread_over)
+        self.lane = Shares(Maps(folder, manifest, intra_op_threads), threads, spread=spread)
 
     def refuse_absence(self) -> None:
         """Raises RequestError where the artifact is from before there were class maps."""

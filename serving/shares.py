@@ -2,7 +2,8 @@
 
 A thread that becomes free takes its share of what waits, so that the others have theirs, and nobody waits for company.
 Where an inference is short this saves what comes with each: the call, the turn at Python's lock, the event loop's
-waking up. Where it is long, a batch would only keep the first in it waiting.
+waking up. Where it is long, a batch would only keep the first in it waiting; but who is alone then has the cores of all
+threads for it, which would idle otherwise (`serving/spread.py`).
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ TRIES = 3
 
 
 class Shares(Together):
-    """A lane. No more than `most` images are inferred at once, unless one request has more."""
+    """A lane. No more than `most` images are inferred at once, unless one request has more.
 
-    def __init__(self, runner: Inference, threads: Threads, most: int = 1, counted_as: str | None = None) -> None:
+    `spread` infers on all cores, for requests that find all other threads resting.
+    """
+
+    def __init__(
+        self, runner: Inference, threads: Threads, most: int = 1, counted_as: str | None = None,
+        spread: Inference | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(runner, counted_as)
-        self.threads, self.most = threads, most
+        self.threads, self.most, self.spread = threads, most, spread
         self.number = len(threads.threads)
         self.width = self.number * min(most, 2)  # a share in hand and one that waits, and room for others
         self.queue: deque[Work[Any]] = deque()
@@ -100,17 +107,18 @@ class Shares(Together):
             if (pixels := work.decoded()) is None:
                 continue
             if batch and images + len(pixels) > self.most:
-                self.run(batch)
+                self.run(batch, self.runner)
                 batch, images = [], 0
             batch.append((work, pixels))
             images += len(pixels)
             done += 1
             if work.moments.read - batch[0][0].moments.read > WITHIN_S:
                 break  # the first has waited for its neighbours long enough
+        spread = self.spread if self.spread is not None and self.threads.others_rest() else None
         if batch:
-            self.run(batch)
-        if done:
-            self.took_each((time.perf_counter() - begun) / done)
+            self.run(batch, spread or self.runner)
+        if done:  # what is spread keeps the cores of all threads
+            self.took_each((time.perf_counter() - begun) / done * (self.number if spread else 1))
         elif late:
             self.expected_s *= 1 - SMOOTHING  # what is never run corrects no expectation
 

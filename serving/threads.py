@@ -43,6 +43,10 @@ class Threads:
     def waiting(self) -> int:
         return len(self.todo)
 
+    def others_rest(self) -> bool:
+        """For one of them to ask: whether it is the only one that has something to do, and nothing waits."""
+        return len(self.idle) == len(self.threads) - 1 and not self.todo
+
     def run(self) -> None:
         hand: Hand = SimpleQueue()
         while True:

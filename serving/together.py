@@ -29,22 +29,22 @@ class Together:
         self.runner = runner
         self.sizes = None if counted_as is None else metrics().batches_of(counted_as)
 
-    def run(self, batch: Sequence[Decoded]) -> None:
+    def run(self, batch: Sequence[Decoded], inference: Inference) -> None:
         """All together; where that fails, each alone, so that it fails only who made it."""
         try:
-            self.infer(batch)
+            self.infer(batch, inference)
         except Exception as error:  # noqa: BLE001  whoever awaits it has to hear of it
             if len(batch) == 1:
                 batch[0][0].end(None, error)
                 return
             logger.warning("a batch of %d requests failed (%s); each is tried alone", len(batch), error)
             for alone in batch:
-                self.run([alone])
+                self.run([alone], inference)
 
-    def infer(self, batch: Sequence[Decoded]) -> None:
+    def infer(self, batch: Sequence[Decoded], inference: Inference) -> None:
         taken = time.perf_counter()
         pixels = batch[0][1] if len(batch) == 1 else np.concatenate([pixels for _, pixels in batch])
-        logits = self.runner.infer(pixels)
+        logits = inference.infer(pixels)
         inferred = time.perf_counter()
         self.took(len(pixels), inferred - taken)
         if self.sizes is not None:

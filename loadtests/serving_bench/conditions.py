@@ -13,7 +13,7 @@ from typing import Any
 
 from loadtests.machine import machine
 from loadtests.serving_bench.artifacts import ROOT
-from loadtests.serving_bench.lanes import INTRA_OP_THREADS, PEERS_PYTHON, SETTINGS
+from loadtests.serving_bench.lanes import PEERS_PYTHON, SETTINGS
 from loadtests.serving_bench.plan import Lane
 from loadtests.serving_bench.wrk import wrk_version
 
@@ -28,7 +28,6 @@ def conditions(lanes: Sequence[Lane], threads: int) -> dict[str, Any]:
         "cores_used": "client and servers share all that there are; nothing is pinned",
         "client": f"{wrk_version()}, 1 thread, closed workload, keep-alive",
         "threads": threads,
-        "intra_op_threads": INTRA_OP_THREADS,
         "lanes": {lane: SETTINGS.get(lane, "the server of `ours`, measured a second time") for lane in lanes},
         "python": f"{platform.python_version()}, built {platform.python_build()[1]}",  # builds differ by a fifth
         "packages": {name: version(name) for name in PACKAGES},

@@ -16,13 +16,12 @@ from typing import IO, Any, Protocol
 
 from loadtests.local_service import NO_PROXY, ServiceError, local_server, local_service, printed, stop
 from loadtests.serving_bench.artifacts import ROOT, Artifact
-from loadtests.serving_bench.plan import PEERS, Lane
+from loadtests.serving_bench.plan import CEILINGS, PEERS, SPREAD, Lane
 from loadtests.serving_bench.processes import Tree
 from loadtests.serving_bench.wrk import Load, as_load, run_wrk
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 OF_PEERS = "loadtests.serving_bench.peers"
-INTRA_OP_THREADS = 1  # of ONNX Runtime, in every lane
 READY_WITHIN_S = 120.0
 ROUTE = "/classify"
 
@@ -30,10 +29,12 @@ SETTINGS = {
     Lane.OURS: "bentoml serve, 1 worker, SERVING_THREADS as below, all else as it is by default",
     Lane.STARLETTE: "uvicorn, 1 worker, uvloop, httptools, no access log; receives the body, decodes nothing",
     Lane.FASTAPI: "uvicorn, 1 worker, uvloop, httptools, no access log; thread pool; pydantic response model",
-    Lane.FASTAPI_DECODER: "the same, with this service's decoder in place of Pillow",
+    Lane.FASTAPI_SPREAD: "the same, with ONNX Runtime's default: an inference on as many threads as there are cores",
+    Lane.FASTAPI_DECODER: "as fastapi, with this service's decoder in place of Pillow",
     Lane.LITSERVE: "as many workers as others have threads, as many API servers, uvloop, httptools, no access log",
     Lane.BENTOML: "bentoml serve, 1 worker, threads as below, all else as it is by default; Pillow image in, dict out",
     Lane.CEILING: "no server: decode and infer in a loop, on no more threads than there are connections",
+    Lane.CEILING_SPREAD: "the same, an inference on as many threads as there are cores",
 }
 
 
@@ -100,9 +101,11 @@ def open_lane(lane: Lane, artifact: Artifact, jpegs: Sequence[Path], threads: in
     environment = {
         "BENCH_ARTIFACT": str(artifact.folder.resolve()), "BENCH_THREADS": str(threads), "BENTOML_DO_NOT_TRACK": "True",
     }  # fmt: skip
-    if lane in {Lane.CEILING, Lane.FASTAPI_DECODER}:
+    if lane in {*CEILINGS, Lane.FASTAPI_DECODER}:
         environment["BENCH_DECODER"] = "ours"
-    if lane is Lane.CEILING:
+    if lane in SPREAD:
+        environment["BENCH_INTRA_OP_THREADS"] = "0"
+    if lane in CEILINGS:
         return ceiling(environment, jpegs, threads)
     return server(lane, environment)
 
@@ -115,7 +118,6 @@ def our_service(artifact: Artifact, threads: int) -> Iterator[Server]:
         "SERVING_RUNTIME": "onnxruntime",
         "SERVING_WORKERS": "1",
         "SERVING_THREADS": str(threads),
-        "SERVING_INTRA_OP_THREADS": str(INTRA_OP_THREADS),
     }
     with local_service(environment=environment, folder=ROOT, ready_within_s=READY_WITHIN_S) as service:
         yield Server(service.url, Tree(service.pid))
@@ -135,7 +137,7 @@ def command_of(lane: Lane) -> Callable[[int], list[str]]:
     match lane:
         case Lane.STARLETTE:
             return lambda port: uvicorn(Path(sys.executable), "starlette_echo", port)
-        case Lane.FASTAPI | Lane.FASTAPI_DECODER:
+        case Lane.FASTAPI | Lane.FASTAPI_SPREAD | Lane.FASTAPI_DECODER:
             return lambda port: uvicorn(PEERS_PYTHON, "fastapi_app", port)
         case Lane.LITSERVE:
             return lambda port: [str(PEERS_PYTHON), "-m", f"{OF_PEERS}.litserve_app", "--port", str(port)]

@@ -14,21 +14,26 @@ class Lane(StrEnum):
     """In the order of the first round.
 
     `fastapi+decoder` has our decoder in place of Pillow's, so that it differs from ours in the server alone; peers as
-    people write them have Pillow's. `ours-again` is the same server: what the two differ by, the run can not tell from
-    nothing.
+    people write them have Pillow's. `fastapi+spread` and `ceiling+spread` leave ONNX Runtime its default, which spreads
+    each inference over all cores; the others give each one thread. `ours-again` is the same server: what the two differ
+    by, the run can not tell from nothing.
     """
 
     OURS = "ours"
     STARLETTE = "starlette"
     FASTAPI = "fastapi"
+    FASTAPI_SPREAD = "fastapi+spread"
     FASTAPI_DECODER = "fastapi+decoder"
     OURS_AGAIN = "ours-again"
     LITSERVE = "litserve"
     BENTOML = "bentoml"
     CEILING = "ceiling"
+    CEILING_SPREAD = "ceiling+spread"
 
 
-PEERS = (Lane.FASTAPI, Lane.LITSERVE, Lane.BENTOML)
+PEERS = (Lane.FASTAPI, Lane.FASTAPI_SPREAD, Lane.LITSERVE, Lane.BENTOML)
+CEILINGS = (Lane.CEILING, Lane.CEILING_SPREAD)
+SPREAD = (Lane.FASTAPI_SPREAD, Lane.CEILING_SPREAD)
 
 
 class PlanError(ValueError):

@@ -55,15 +55,15 @@ def failures(turns: Sequence[Turn], lane: Lane) -> dict[str, int]:
 
 
 def as_text(result: Mapping[str, Any]) -> str:
-    head = f"{'':12}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU us/req':>12}{'RSS MB':>8}{'failed':>8}"
+    head = f"{'':16}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU us/req':>12}{'RSS MB':>8}{'failed':>8}"
     head += "".join(f"{f'ours over it, {name}':>{WIDTH + 2}}" for name in RATIOS)
     lines = [f"{result['cell']}, {result['rounds']} rounds in {result['starts']} starts", head]
     for lane, each in result["lanes"].items():
-        line = f"{lane:12}{each['throughput_rps']:>9.1f}{each['latency_p50_ms']:>9.2f}{each['latency_p99_ms']:>9.2f}"
+        line = f"{lane:16}{each['throughput_rps']:>9.1f}{each['latency_p50_ms']:>9.2f}{each['latency_p99_ms']:>9.2f}"
         line += f"{each['cpu_us']:>12.0f}{each['rss_mb']:>8.0f}{sum(each['failures'].values()):>8}"
         ratios = result["ours_over"].get(lane, {})
         lines.append(line + "".join(f"{interval(ratio):>{WIDTH + 2}}" for ratio in ratios.values()))
-    lines += [f"{lane:12} not measured: {reason}" for lane, reason in result["not_measured"].items()]
+    lines += [f"{lane:16} not measured: {reason}" for lane, reason in result["not_measured"].items()]
     lines += [f"  {each['claim']}: {interval(each['value'])} {each['verdict']}" for each in result["measures"]]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -113,13 +113,18 @@ def open_with(
         from serving.runners.tensorrt_runner import open_tensorrt  # noqa: PLC0415
 
         return open_tensorrt(folder, manifest, FLAVOURS[runtime], settings, machine)
-    from export.graph_session import on_cpu, on_cuda  # noqa: PLC0415
-
-    graph = folder / GRAPH_FILE
     if runtime is ServingRuntime.ONNXRUNTIME_CUDA:
+        from export.graph_session import on_cuda  # noqa: PLC0415
         from serving.runners.onnxruntime_cuda_runner import OnnxRuntimeCudaRunner  # noqa: PLC0415
 
-        return OnnxRuntimeCudaRunner(lambda stream: on_cuda(graph, manifest.precision, stream), manifest, machine.gpu())
+        graph, gpu = folder / GRAPH_FILE, machine.gpu()
+        return OnnxRuntimeCudaRunner(lambda stream: on_cuda(graph, manifest.precision, stream), manifest, gpu)
+    return open_on_cpu(folder / GRAPH_FILE, manifest, settings.intra_op_threads or 1)
+
+
+def open_on_cpu(graph: Path, manifest: Manifest, intra_op_threads: int) -> Runner:
+    """A graph, opened by ONNX Runtime such that an inference leaves cores that it does not need to others."""
+    from export.graph_session import on_cpu  # noqa: PLC0415  not needed where TensorRT serves
     from serving.runners.onnxruntime_runner import OnnxRuntimeRunner  # noqa: PLC0415
 
-    return OnnxRuntimeRunner(on_cpu(graph, settings.intra_op_threads), manifest)
+    return OnnxRuntimeRunner(on_cpu(graph, intra_op_threads, spinning=False), manifest)

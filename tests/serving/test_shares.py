@@ -12,11 +12,12 @@ import pytest
 
 from serving.errors import RequestError
 from serving.shares import MOST, Shares, worth_a_batch
+from serving.spread import worth_spreading
 from serving.threads import Threads
 from serving.work import Work
 from tests.serving.test_batching import SICK, Summing, image, until, work
 
-Lane = Callable[[int], Shares]
+Lane = Callable[..., Shares]
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ def lane(runner: Summing) -> Iterator[Lane]:
     """For so many threads."""
     opened: list[Shares] = []
 
-    def open_lane(threads: int) -> Shares:
-        opened.append(Shares(runner, Threads(threads, "classify"), MOST, "any"))
+    def open_lane(threads: int, spread: Summing | None = None) -> Shares:
+        opened.append(Shares(runner, Threads(threads, "classify"), MOST, "any", spread))
         return opened[-1]
 
     yield open_lane
@@ -246,6 +247,48 @@ def test_closing_waits_until_all_is_answered(lane: Lane, runner: Summing) -> Non
     asyncio.run(scenario())
 
 
+async def all_rest(shares: Shares) -> None:
+    await until(lambda: len(shares.threads.idle) == shares.number)
+
+
+def test_who_is_alone_is_spread_over_all_cores_and_who_comes_meanwhile_is_not(lane: Lane, runner: Summing) -> None:
+    async def scenario() -> None:
+        spread = Summing()
+        shares = lane(2, spread)
+        for alone in range(1, 3):
+            await all_rest(shares)
+            first, beside = work(image(1)), work(image(2))
+            shares.submit(first)
+            await until(lambda alone=alone: len(spread.batches) == alone)
+            shares.submit(beside)
+            await until(lambda alone=alone: len(runner.batches) == alone)
+            spread.let_go.release()
+            runner.let_go.release()
+            assert await asyncio.gather(first.answer, beside.answer) == [[12.0], [24.0]]
+
+    asyncio.run(scenario())
+
+
+def test_what_was_spread_is_expected_to_keep_one_thread_the_longer(lane: Lane) -> None:
+    """The cores of both were taken: of such requests as many a second are done as of those on one core each."""
+
+    async def scenario() -> None:
+        spread = Summing()
+        shares = lane(2, spread)
+        shares.opened = True
+        await all_rest(shares)
+        first = work(image(1))
+        shares.submit(first)
+        await until(lambda: len(spread.batches) == 1)
+        await asyncio.sleep(0.2)
+        spread.let_go.release()
+        await first.answer
+        await all_rest(shares)
+        assert shares.expected_s >= 2 * 0.2
+
+    asyncio.run(scenario())
+
+
 class Lasting:
     """Takes so long for whatever it is given."""
 
@@ -263,3 +306,9 @@ class Lasting:
 def test_only_short_inferences_are_worth_a_batch(seconds: float, largest: int, expected: int) -> None:
     runner: Any = Lasting(seconds)
     assert worth_a_batch(runner, 2, largest) == expected
+
+
+@pytest.mark.parametrize(("spread_s", "expected"), [(0.001, True), (0.02, False), (0.04, False)])
+def test_only_what_is_much_faster_is_worth_spreading(spread_s: float, expected: bool) -> None:
+    spread: Any = Lasting(spread_s)
+    assert worth_spreading(Lasting(0.02), spread, 2) is expected

@@ -36,6 +36,25 @@ def test_who_was_at_it_last_is_asked_first(threads: Threads) -> None:
     assert len(set(asked)) == 1
 
 
+def test_a_thread_knows_whether_it_is_alone(threads: Threads) -> None:
+    found, alone, let_go = list[bool](), Event(), Event()
+
+    def look() -> None:
+        found.append(threads.others_rest())
+        alone.set()
+
+    all_rest(threads)
+    threads.submit(look)
+    assert alone.wait(10)
+    all_rest(threads)
+    threads.submit(lambda: let_go.wait(10))
+    alone.clear()
+    threads.submit(look)
+    assert alone.wait(10)
+    let_go.set()
+    assert found == [True, False]
+
+
 def test_a_second_thread_helps_while_the_first_is_at_it(threads: Threads) -> None:
     met, other_met = Event(), Event()
 

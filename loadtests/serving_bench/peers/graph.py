@@ -19,7 +19,6 @@ from export.graph_session import on_cpu
 from models.pixels import as_seen, read_pixels, resize_and_crop
 
 TOP_K = 5
-INTRA_OP_THREADS = 1  # as the service has by default
 
 Prediction = dict[str, Any]
 
@@ -36,7 +35,7 @@ class Graph:
         folder = Path(os.environ["BENCH_ARTIFACT"])
         self.manifest = read_manifest(folder, folder.name)
         self.decoder = os.environ.get("BENCH_DECODER", "pillow")
-        self.session = on_cpu(folder / GRAPH_FILE, INTRA_OP_THREADS)
+        self.session = on_cpu(folder / GRAPH_FILE, int(os.environ.get("BENCH_INTRA_OP_THREADS", "1")))
 
     def classify(self, encoded: bytes) -> list[Prediction]:
         return self.most_probable(self.logits(self.pixels(encoded)))
