@@ -80,7 +80,7 @@ class Classifier:
         spread = self.spread(runner, folder, manifest)
         lane = self.lane(runner, manifest, spread)
         self.stack.callback(lane.close)
-        spread_over = None if spread is None else self.settings.threads
+        spread_over = None if spread is None else self.settings.spread_over
         explainer = Explainer(folder, manifest, self.threads, self.settings.intra_op_threads or 1, spread_over)
         self.stack.callback(explainer.lane.close)
         return Served(version, manifest, runner, choice, lane, explainer)
@@ -93,9 +93,8 @@ class Classifier:
 
     def spread(self, runner: Runner, folder: Path, manifest: Manifest) -> Runner | None:
         """A second session, for requests that are alone; None where it gains nothing, or is not wanted."""
-        threads = self.settings.threads
-        wanted = self.settings.intra_op_threads is None and self.settings.batching is not Batching.ON
-        if runner.device != "cpu" or threads == 1 or not wanted:
+        threads = self.settings.spread_over
+        if runner.device != "cpu" or threads == 1 or self.settings.batching is Batching.ON:
             return None
         with ExitStack() as opening:
             spread = opening.enter_context(open_on_cpu(folder / GRAPH_FILE, manifest, threads))

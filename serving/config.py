@@ -149,6 +149,11 @@ class Settings(BaseModel):
     split: Weights = Field({}, description="VARIANT=WEIGHT ...: who answers requests that name no variant")
     shadow: Weights = Field({}, description="VARIANT=PERCENT ...: who gets copies of those, unanswered")
 
+    @property
+    def spread_over(self) -> int:
+        """Threads for an inference that is alone, no more than the worker has cores for; 1 where it is like others."""
+        return 1 if self.intra_op_threads is not None else min(self.threads, default_threads(self.workers))
+
 
 def reference() -> str:
     """The settings as a Markdown table."""

@@ -10,8 +10,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from serving import classifier
+from serving import classifier, cores
 from serving.classifier import Served
+from serving.config import Settings
 from serving.http_api import HttpApi
 from serving.opened import Opened
 from tests.conftest import PAIR
@@ -20,8 +21,9 @@ from tests.serving.test_http_api import encoded, opening
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Whom the service tried to spread; all of them pay here, whatever this machine is."""
+    """Whom the service tried to spread; all of them pay here, on two cores, whatever this machine is."""
     found: list[Any] = []
+    monkeypatch.setattr(cores, "cores", lambda: 2.0)
     monkeypatch.setattr(classifier, "worth_spreading", lambda narrow, spread, crop: found.append(spread) or True)
     return found
 
@@ -55,6 +57,25 @@ def test_it_answers_as_on_one_core(route: str, opened: Opened, monkeypatch: pyte
     assert (spread, narrow) == ([1], [1])
     for alone, beside in zip(*found, strict=True):
         assert alone == beside | {"probability": pytest.approx(beside["probability"], abs=2e-6)}
+
+
+@pytest.mark.parametrize(
+    ("usable", "settings", "threads"),
+    [
+        (2, {}, 2),
+        (8, {}, 2),
+        (8, {"workers": 1}, 8),
+        (1, {}, 1),
+        (2, {"threads": 16}, 2),
+        (8, {"workers": 1, "threads": 3}, 3),
+        (8, {"workers": 1, "intra_op_threads": 4}, 1),
+    ],
+)
+def test_a_worker_has_its_share_of_the_cores(
+    usable: float, settings: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "cores", lambda: usable)
+    assert Settings.model_validate({"runtime": "onnxruntime"} | settings).spread_over == threads
 
 
 @pytest.mark.parametrize(
