@@ -28,7 +28,7 @@ from serving.runners.base import Runner
 from serving.runners.choice import Choice, choose, open_on_cpu, open_with
 from serving.runners.machine import Machine
 from serving.shares import Shares, worth_a_batch
-from serving.spread import worth_spreading
+from serving.spread import is_long, worth_spreading
 from serving.threads import Threads
 from serving.work import Lane, Moments, Work
 
@@ -93,12 +93,14 @@ class Classifier:
 
     def spread(self, runner: Runner, folder: Path, manifest: Manifest) -> Runner | None:
         """A second session, for requests that are alone; None where it gains nothing, or is not wanted."""
-        threads = self.settings.spread_over
+        threads, crop = self.settings.spread_over, manifest.spec.preprocessing.crop
         if runner.device != "cpu" or threads == 1 or self.settings.batching is Batching.ON:
+            return None
+        if not is_long(runner, crop):
             return None
         with ExitStack() as opening:
             spread = opening.enter_context(open_on_cpu(folder / GRAPH_FILE, manifest, threads))
-            if not worth_spreading(runner, spread, manifest.spec.preprocessing.crop):
+            if not worth_spreading(runner, spread, crop):
                 return None
             self.stack.push(opening.pop_all())
         logger.info("%s: a request that comes alone is inferred on %d threads", manifest.variant, threads)

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.answers import BatchAnswer, BatchItem, Classification
 from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_long
-from serving.call import Call, current
+from serving.call import Alarm, Call, current
 from serving.classifier import Classifier, Served
 from serving.config import AccessLog
 from serving.errors import RequestError, sendable, too_late, too_slow, wrong_method
@@ -155,17 +155,18 @@ class HttpApi:
         patience_ms = patience(call, settings.max_timeout_ms)
         call.deadline = time.perf_counter() + patience_ms / 1e3
         try:
-            async with asyncio.timeout(min(patience_ms, settings.max_receive_ms) / 1e3) as timer:
-                call.timer = timer
-                return await handler(call)
+            async with asyncio.timeout(None) as timeout:
+                alarm = Alarm(call, timeout, min(patience_ms, settings.max_receive_ms) / 1e3)
+                try:
+                    return await handler(call)
+                finally:
+                    alarm.stop()
         except TimeoutError:
-            if not timer.expired():
+            if not timeout.expired():
                 raise
             if call.received or patience_ms <= settings.max_receive_ms:
                 raise too_late(f"not answered within {patience_ms} ms; what had not begun was dropped") from None
             raise too_slow(settings.max_receive_ms) from None
-        finally:
-            call.timer = None  # it knows the task, whose context knows the call: a circle, for the collector to find
 
     async def page(self, call: Call) -> Response:
         """Its address ends in a slash: what it refers to is found below it, also behind a proxy's prefix."""

@@ -74,7 +74,7 @@ class Opened:
             content = await body
         finally:
             self.receiving -= 1
-        call.has_arrived()
+        call.received = True  # from now on its deadline alone counts
         return content
 
     async def run(self, receive: Receive, lane: Lane, work: Work[Result]) -> Result:

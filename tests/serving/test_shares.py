@@ -12,7 +12,7 @@ import pytest
 
 from serving.errors import RequestError
 from serving.shares import MOST, Shares, worth_a_batch
-from serving.spread import worth_spreading
+from serving.spread import is_long, worth_spreading
 from serving.threads import Threads
 from serving.work import Work
 from tests.serving.test_batching import SICK, Summing, image, until, work
@@ -312,3 +312,8 @@ def test_only_short_inferences_are_worth_a_batch(seconds: float, largest: int, e
 def test_only_what_is_much_faster_is_worth_spreading(spread_s: float, expected: bool) -> None:
     spread: Any = Lasting(spread_s)
     assert worth_spreading(Lasting(0.02), spread, 2) is expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, False), (0.02, True)])
+def test_only_long_inferences_are_thought_of(seconds: float, expected: bool) -> None:
+    assert is_long(Lasting(seconds), 2) is expected

@@ -24,6 +24,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Whom the service tried to spread; all of them pay here, on two cores, whatever this machine is."""
     found: list[Any] = []
     monkeypatch.setattr(cores, "cores", lambda: 2.0)
+    monkeypatch.setattr(classifier, "is_long", lambda narrow, crop: True)
     monkeypatch.setattr(classifier, "worth_spreading", lambda narrow, spread, crop: found.append(spread) or True)
     return found
 
@@ -85,6 +86,14 @@ def test_whoever_asks_for_something_else_has_it(
     settings: dict[str, Any], exported_pair: tuple[str, str], asked: list[Any]
 ) -> None:
     with opening(exported_pair[1:], **settings):
+        assert not asked
+
+
+def test_a_short_inference_is_not_even_tried(
+    exported_pair: tuple[str, str], asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "is_long", lambda narrow, crop: False)
+    with opening(exported_pair[1:]):
         assert not asked
 
 

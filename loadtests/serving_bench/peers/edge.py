@@ -45,7 +45,11 @@ def main() -> int:
     top.add_argument("--out", type=Path, default=Path("build/bench/edge.json"))
     options = top.parse_args()
     with tempfile.TemporaryDirectory() as folder:  # of metrics, as BentoML would set it
-        os.environ |= {"PROMETHEUS_MULTIPROC_DIR": folder, "SERVING_MODELS": options.model}
+        os.environ |= {
+            "PROMETHEUS_MULTIPROC_DIR": folder,
+            "SERVING_MODELS": options.model,
+            "SERVING_INTRA_OP_THREADS": "1",
+        }
         turns = uvloop.run(measure(options.rounds))
     result = summary(turns)
     options.out.parent.mkdir(parents=True, exist_ok=True)
