@@ -60,12 +60,14 @@ class Alarm:
 
     def __init__(self, call: Call, timeout: asyncio.Timeout, receive_s: float) -> None:
         self.call, self.timeout = call, timeout
+        self.received = False  # when it rang; the call's own may change before its task learns of it
         self.loop = asyncio.get_running_loop()
         self.handle = self.loop.call_later(receive_s, self.ring)
 
     def ring(self) -> None:
         left_s = self.call.deadline - time.perf_counter()
-        if self.call.received and left_s > 0:
+        self.received = self.call.received
+        if self.received and left_s > 0:
             self.handle = self.loop.call_later(left_s, self.ring)
         else:
             self.timeout.reschedule(self.loop.time())

@@ -28,7 +28,7 @@ from serving.runners.base import Runner
 from serving.runners.choice import Choice, choose, open_on_cpu, open_with
 from serving.runners.machine import Machine
 from serving.shares import Shares, worth_a_batch
-from serving.spread import is_long, worth_spreading
+from serving.spread import GAIN, gain_of, is_long
 from serving.threads import Threads
 from serving.work import Lane, Moments, Work
 
@@ -80,8 +80,7 @@ class Classifier:
         spread = self.spread(runner, folder, manifest)
         lane = self.lane(runner, manifest, spread)
         self.stack.callback(lane.close)
-        spread_over = None if spread is None else self.settings.spread_over
-        explainer = Explainer(folder, manifest, self.threads, self.settings.intra_op_threads or 1, spread_over)
+        explainer = Explainer(folder, manifest, self.settings.intra_op_threads or 1, self.threads)
         self.stack.callback(explainer.lane.close)
         return Served(version, manifest, runner, choice, lane, explainer)
 
@@ -100,10 +99,14 @@ class Classifier:
             return None
         with ExitStack() as opening:
             spread = opening.enter_context(open_on_cpu(folder / GRAPH_FILE, manifest, threads))
-            if not worth_spreading(runner, spread, crop):
+            gain = gain_of(spread, runner, crop)
+            enough = gain >= GAIN
+            found = f"{threads} threads are {gain:.2f} times as fast as one"
+            where = "all of them" if enough else "one core like others"
+            logger.info("%s: a request that comes alone is inferred on %s: %s", manifest.variant, where, found)
+            if not enough:
                 return None
             self.stack.push(opening.pop_all())
-        logger.info("%s: a request that comes alone is inferred on %d threads", manifest.variant, threads)
         return spread
 
     def lane(self, runner: Runner, manifest: Manifest, spread: Runner | None) -> Lane:

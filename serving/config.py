@@ -140,8 +140,8 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=MOST_THREADS,
-        description="threads of one inference on a CPU; by default one, and as many as SERVING_THREADS for a request "
-        "that comes alone, where it is long and that at least 1.2 times as fast",
+        description="threads of one inference on a CPU; by default one, and for a request that comes alone as many as "
+        "the worker has cores and threads, where it is long and that at least 1.2 times as fast",
     )
     batching: Batching = Field(
         Batching.AUTO, description="auto: on a GPU what waits, on a CPU up to four short inferences"

@@ -42,9 +42,8 @@ def let_inference_finish() -> None:
 
 def sizing(workers: int, threads: int, intra_op_threads: int | None) -> str:
     """One line for the log."""
-    inference = f"{intra_op_threads or 1} an inference{'' if intra_op_threads else ', or all for one that is alone'}"
     return (
-        f"{cores():g} cores: {workers} workers with {threads} threads each, {inference}; "
+        f"{cores():g} cores: {workers} workers with {threads} threads each, {intra_op_threads or 1} an inference; "
         f"by default a worker for every {CORES_A_WORKER} cores, or one on a GPU, and a thread for every core "
         "(SERVING_WORKERS, SERVING_THREADS, SERVING_INTRA_OP_THREADS)"
     )

@@ -25,11 +25,12 @@ from serving.threads import Threads
 from serving.work import Moments
 
 
-class Maps:
-    """A variant's second graph, with so many threads an inference; opened when first asked for."""
+class Explainer:
+    """Of one variant; `lane` takes work for it."""
 
-    def __init__(self, folder: Path, manifest: Manifest, intra_op_threads: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, intra_op_threads: int, threads: Threads) -> None:
         self.folder, self.manifest, self.intra_op_threads = folder, manifest, intra_op_threads
+        self.lane = Shares(self, threads)
         self.opening = Lock()
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -42,17 +43,6 @@ class Maps:
     def runner(self) -> Runner:
         manifest = self.manifest.model_copy(update={"output": self.manifest.class_maps})
         return open_on_cpu(self.folder / CLASS_MAPS_FILE, manifest, self.intra_op_threads)
-
-
-class Explainer:
-    """Of one variant; `lane` takes work for it. `spread_over` are the threads of an inference that is alone."""
-
-    def __init__(
-        self, folder: Path, manifest: Manifest, threads: Threads, intra_op_threads: int, spread_over: int | None = None
-    ) -> None:
-        self.manifest = manifest
-        spread = None if spread_over is None else Maps(folder, manifest, spread_over)
-        self.lane = Shares(Maps(folder, manifest, intra_op_threads), threads, spread=spread)
 
     def refuse_absence(self) -> None:
         """Raises RequestError where the artifact is from before there were class maps."""

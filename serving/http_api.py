@@ -164,7 +164,7 @@ class HttpApi:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            if call.received or patience_ms <= settings.max_receive_ms:
+            if alarm.received or patience_ms <= settings.max_receive_ms:
                 raise too_late(f"not answered within {patience_ms} ms; what had not begun was dropped") from None
             raise too_slow(settings.max_receive_ms) from None
 

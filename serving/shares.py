@@ -117,9 +117,9 @@ class Shares(Together):
         spread = self.spread if self.spread is not None and self.threads.others_rest() else None
         if batch:
             self.run(batch, spread or self.runner)
-        if done:  # what is spread keeps the cores of all threads
-            self.took_each((time.perf_counter() - begun) / done * (self.number if spread else 1))
-        elif late:
+        if done and spread is None:  # what is spread says nothing of how long others keep a thread
+            self.took_each((time.perf_counter() - begun) / done)
+        elif late and not done:
             self.expected_s *= 1 - SMOOTHING  # what is never run corrects no expectation
 
     def took_each(self, seconds: float) -> None:

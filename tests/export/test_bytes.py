@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from export import graph_session
 from export.graph_session import cpu_options, multiplies_bytes_exactly
 
 K, N = 64, 32
@@ -46,6 +47,19 @@ def test_weights_stay_signed_where_the_cpu_is_exact_by_itself(product: bytes, tm
     onnxruntime.InferenceSession(product, options, providers=["CPUExecutionProvider"])
     (weights,) = onnx.load(optimized).graph.initializer[:1]
     assert (weights.data_type == TensorProto.INT8) or not multiplies_bytes_exactly()
+
+
+@pytest.mark.parametrize(("exactly", "entry"), [(True, None), (False, "1")])
+def test_the_way_around_saturation_is_for_cpus_that_saturate(
+    exactly: bool, entry: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_session, "multiplies_bytes_exactly", lambda: exactly)
+    options = cpu_options()
+    if entry is None:
+        with pytest.raises(Exception, match="x64quantprecision"):
+            options.get_session_config_entry("session.x64quantprecision")
+    else:
+        assert options.get_session_config_entry("session.x64quantprecision") == entry
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,6 +89,30 @@ def held(opened: Opened) -> Held:
 async def until_begun(opened: Opened, count: int) -> None:
     while held(opened).begun < count:
         await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(("timeout_ms", "status", "lasts_s"), [(None, 200, 0.2), ("300", 504, 0.3)])
+def test_once_a_body_is_there_the_deadline_alone_counts(
+    timeout_ms: str | None, status: int, lasts_s: float, exported_pair: tuple[str, str]
+) -> None:
+    """Also beyond the time that a body may take."""
+    classifier = Held(exported_pair[:1], max_receive_ms=50)
+    opened = Opened(classifier)
+
+    async def scenario() -> float:
+        begun = time.perf_counter()
+        client = Client(opened, timeout_ms)
+        if status == 200:
+            await asyncio.sleep(lasts_s)
+            classifier.let_go.release()
+        assert (await client.answer())[0] == status
+        return time.perf_counter() - begun
+
+    try:
+        assert asyncio.run(scenario()) >= lasts_s
+    finally:
+        classifier.let_go.release(100)
+        classifier.close()
 
 
 def test_a_deadline_takes_what_waits_off_the_queue(opened: Opened) -> None:

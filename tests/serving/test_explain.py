@@ -99,15 +99,15 @@ def trained(variant: str) -> tuple[Any, list[Any]]:
 
 
 def test_nothing_is_opened_before_somebody_asks_and_then_once(exported_pair: tuple[str, str]) -> None:
-    with opening(exported_pair[:1], intra_op_threads=1) as opened:
-        maps = opened.ready().served[PAIR[0]].explainer.lane.runner
+    with opening(exported_pair[:1]) as opened:
+        explainer = opened.ready().served[PAIR[0]].explainer
         client = TestClient(HttpApi(PlainTextResponse(""), opened))
         client.post("/classify", content=encoded())
-        assert "runner" not in vars(maps)
+        assert "runner" not in vars(explainer)
         client.post("/explain", content=encoded())
-        first = vars(maps)["runner"]
+        first = vars(explainer)["runner"]
         client.post("/explain", content=encoded())
-        assert vars(maps)["runner"] is first
+        assert vars(explainer)["runner"] is first
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from serving.errors import RequestError
 from serving.shares import MOST, Shares, worth_a_batch
-from serving.spread import is_long, worth_spreading
+from serving.spread import GAIN, gain_of, is_long
 from serving.threads import Threads
 from serving.work import Work
 from tests.serving.test_batching import SICK, Summing, image, until, work
@@ -269,22 +269,21 @@ def test_who_is_alone_is_spread_over_all_cores_and_who_comes_meanwhile_is_not(la
     asyncio.run(scenario())
 
 
-def test_what_was_spread_is_expected_to_keep_one_thread_the_longer(lane: Lane) -> None:
-    """The cores of both were taken: of such requests as many a second are done as of those on one core each."""
+def test_what_was_spread_teaches_nothing_of_what_others_take(lane: Lane) -> None:
+    """Or an idle service would refuse who has time enough for one, or let in more than it can answer."""
 
     async def scenario() -> None:
         spread = Summing()
         shares = lane(2, spread)
-        shares.opened = True
+        shares.opened, shares.expected_s = True, 0.05
+        for _ in range(3):
+            await all_rest(shares)
+            first = work(image(1), seconds=0.5)
+            shares.submit(first)
+            spread.let_go.release()
+            assert await first.answer == [12.0]
         await all_rest(shares)
-        first = work(image(1))
-        shares.submit(first)
-        await until(lambda: len(spread.batches) == 1)
-        await asyncio.sleep(0.2)
-        spread.let_go.release()
-        await first.answer
-        await all_rest(shares)
-        assert shares.expected_s >= 2 * 0.2
+        assert (shares.expected_s, spread.batches) == (0.05, [1, 1, 1])
 
     asyncio.run(scenario())
 
@@ -308,10 +307,9 @@ def test_only_short_inferences_are_worth_a_batch(seconds: float, largest: int, e
     assert worth_a_batch(runner, 2, largest) == expected
 
 
-@pytest.mark.parametrize(("spread_s", "expected"), [(0.001, True), (0.02, False), (0.04, False)])
-def test_only_what_is_much_faster_is_worth_spreading(spread_s: float, expected: bool) -> None:
-    spread: Any = Lasting(spread_s)
-    assert worth_spreading(Lasting(0.02), spread, 2) is expected
+@pytest.mark.parametrize(("spread_s", "enough"), [(0.001, True), (0.04, False)])
+def test_what_spreading_gains_is_measured(spread_s: float, enough: bool) -> None:
+    assert (gain_of(Lasting(spread_s), Lasting(0.02), 2) >= GAIN) is enough
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, False), (0.02, True)])

@@ -25,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
     monkeypatch.setattr(cores, "cores", lambda: 2.0)
     monkeypatch.setattr(classifier, "is_long", lambda narrow, crop: True)
-    monkeypatch.setattr(classifier, "worth_spreading", lambda narrow, spread, crop: found.append(spread) or True)
+    monkeypatch.setattr(classifier, "gain_of", lambda spread, narrow, crop: found.append(spread) or 1.8)
     return found
 
 
@@ -47,14 +47,13 @@ def counted(inference: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("route", ["/classify", "/explain"])
-def test_it_answers_as_on_one_core(route: str, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_answers_as_on_one_core(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     client = TestClient(HttpApi(PlainTextResponse(""), opened))
-    lane: Any = served(opened).lane if route == "/classify" else served(opened).explainer.lane
+    lane: Any = served(opened).lane
     narrow, spread = counted(lane.runner, monkeypatch), counted(lane.spread, monkeypatch)
-    found = [client.post(route, content=encoded()).json()["predictions"]]
+    found = [client.post("/classify", content=encoded()).json()["predictions"]]
     monkeypatch.setattr(opened.ready().threads, "others_rest", lambda: False)
-    found += [client.post(route, content=encoded()).json()["predictions"]]
+    found += [client.post("/classify", content=encoded()).json()["predictions"]]
     assert (spread, narrow) == ([1], [1])
     for alone, beside in zip(*found, strict=True):
         assert alone == beside | {"probability": pytest.approx(beside["probability"], abs=2e-6)}
@@ -100,13 +99,19 @@ def test_a_short_inference_is_not_even_tried(
 def test_what_gains_nothing_is_closed_again(
     exported_pair: tuple[str, str], asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier, "worth_spreading", lambda narrow, spread, crop: bool(asked.append(spread)))
+    monkeypatch.setattr(classifier, "gain_of", lambda spread, narrow, crop: asked.append(spread) or 1.1)
     with opening(exported_pair[1:]) as opened:
         assert served(opened).lane.spread is None  # type: ignore[attr-defined]  # what a CPU has is of this kind
         assert not hasattr(asked[0], "session")
 
 
-def test_the_log_says_so(exported_pair: tuple[str, str], asked: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("gain", "where"), [(1.8, "all of them"), (1.1, "one core like others")])
+def test_the_log_says_what_was_found(
+    gain: float, where: str, exported_pair: tuple[str, str], asked: list[Any], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(classifier, "gain_of", lambda spread, narrow, crop: gain)
     with caplog.at_level(logging.INFO, "bentoml.serve"), opening(exported_pair[1:]):
-        assert f"{PAIR[1]}: a request that comes alone is inferred on 2 threads" in caplog.text
-    assert len(asked) == 1
+        found = f"2 threads are {gain:.2f} times as fast as one"
+        assert f"{PAIR[1]}: a request that comes alone is inferred on {where}: {found}" in caplog.text
+    assert not asked
