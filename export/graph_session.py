@@ -43,7 +43,7 @@ def cpu_options(intra_op_threads: int = 0) -> Any:
     On x86 CPUs without VNNI ONNX Runtime multiplies bytes by an instruction whose sums of two products saturate at 16
     bits (VPMADDUBSW): int8 networks lose points of accuracy there, and nothing says so. The entry has it take the exact
     way (onnxruntime_session_options_config_keys.h, "x64quantprecision"). It must not be set elsewhere: ONNX Runtime
-    heeds it on CPUs with VNNI as well, and leaves that alone then (a ResNet-50 took 3.2 times as long).
+    heeds it on CPUs with VNNI as well, and does not use VNNI then (a ResNet-50 took 3.2 times as long).
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
