@@ -61,11 +61,10 @@ def local_server(
     folder: Path | None = None,
     ready_within_s: float = READY_WITHIN_S,
 ) -> Iterator[LocalService]:
-    """Any server with a `/readyz`, by its command on a port."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = command_on(port)
-    with tempfile.TemporaryFile() as log:
+    """Any server with a `/readyz`, by its command on a port, which has to listen with SO_REUSEADDR, as servers do."""
+    with held_port() as port, tempfile.TemporaryFile() as log:
+        url = f"http://127.0.0.1:{port}"
+        command = command_on(port)
         begun = time.perf_counter()
         process = subprocess.Popen(
             command,
@@ -92,10 +91,15 @@ def printed(log: IO[bytes]) -> str:
     return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that nobody else is given meanwhile: bound here, and not listened on, so that a server which sets
+    SO_REUSEADDR may. Of two who had looked for a free one at the same time the one whose server had died was answered
+    by the other's, until that stopped."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 def is_ready(url: str) -> bool:

@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import settings
 
 from export.cuda import UnavailableError
-from loadtests.local_service import LocalService, local_service
+from loadtests.local_service import LocalService, held_port, local_service
 from serving.runners.machine import Machine
 
 ROOT = Path(__file__).parents[1]
@@ -119,8 +120,16 @@ def exported_pair() -> tuple[str, str]:
     return first, second
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Where nobody answers until the test makes somebody."""
+    with held_port() as port:
+        yield port
+
+
 @pytest.fixture(scope="session")
 def service(exported_pair: tuple[str, str]) -> Iterator[LocalService]:
     """A real `bentoml serve` with the shipped pair."""
     with local_service(environment={"SERVING_MODELS": ",".join(exported_pair)}, folder=ROOT) as running:
         yield running
+        assert psutil.Process(running.pid).status() != psutil.STATUS_ZOMBIE, running.log()  # all later tests failed

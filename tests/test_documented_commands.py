@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loadtests.local_service import free_port, is_ready
+from loadtests.local_service import held_port, is_ready
 from tests.conftest import ROOT
 from tests.documents import DOCS, DOCUMENTS, README, blocks, commands, name_of
 from tests.models.test_data import write_batches
@@ -115,7 +115,7 @@ class Reader:
     def run(self, command: str) -> None:
         if SERVES.search(command):
             (port,) = re.findall(r"\b300[01]\b", command)
-            self.ports[port] = str(free_port())  # not sooner: what runs meanwhile takes ports as well
+            self.ports[port] = str(self.services.enter_context(held_port()))
             url = f"http://localhost:{self.ports[port]}"
             self.services.enter_context(serving(self.placed(command), self.copy, url))
             return

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from loadtests.local_service import free_port
+from loadtests.local_service import held_port
 from tests.conftest import PAIR, ROOT
 from tests.deploy.engine import docker, inspected
 from tests.documents import DOCS, commands
@@ -29,10 +29,9 @@ RULES = 11
 class Host:
     """Whoever types the commands: in a copy of what they need, under a project's name and on ports of their own."""
 
-    def __init__(self, folder: Path, image: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, image: str, https_port: int, prometheus_port: int) -> None:
+        self.folder, self.https_port, self.prometheus_port = folder, https_port, prometheus_port
         self.project = f"preflight-test-{uuid.uuid4().hex}"
-        self.https_port, self.prometheus_port = free_port(), free_port()
         self.environment = os.environ | {
             "COMPOSE_PROJECT_NAME": self.project,
             "PREFLIGHT_IMAGE": image,
@@ -95,12 +94,13 @@ def host(image: str, tmp_path: Path, told: dict[str, str]) -> Iterator[Host]:
     shutil.copy2(ROOT / "Makefile", tmp_path)
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("tls"))
     (tmp_path / "cat.png").write_bytes(encoded())
-    host = Host(tmp_path, image)
-    try:
-        yield host
-    finally:
-        host.run(told[DOWN])  # a second time, where all went well: it ends nothing, and says so
-        subprocess.run(["docker", "volume", "rm", f"{host.project}_measurements"], capture_output=True)
+    with held_port() as https_port, held_port() as prometheus_port:
+        host = Host(tmp_path, image, https_port, prometheus_port)
+        try:
+            yield host
+        finally:
+            host.run(told[DOWN])  # a second time, where all went well: it ends nothing, and says so
+            subprocess.run(["docker", "volume", "rm", f"{host.project}_measurements"], capture_output=True)
 
 
 @pytest.mark.docker

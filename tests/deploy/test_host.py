@@ -15,7 +15,7 @@ import httpx2 as httpx
 import pytest
 import yaml
 
-from loadtests.local_service import LocalService, free_port
+from loadtests.local_service import LocalService
 from serving.config import Settings
 from tests.conftest import ROOT
 from tests.serving.test_http_api import encoded
@@ -92,7 +92,7 @@ def test_every_alert_is_tested_and_says_what_to_do() -> None:
 
 @pytest.mark.prometheus
 def test_prometheus_finds_in_a_real_service_every_metric_that_the_rules_name(
-    service: LocalService, tmp_path: Path
+    service: LocalService, port: int, tmp_path: Path
 ) -> None:
     httpx.post(f"{service.url}/classify", content=encoded())
     configuration = yaml.safe_load((RULES / "prometheus.yaml").read_text())
@@ -100,7 +100,7 @@ def test_prometheus_finds_in_a_real_service_every_metric_that_the_rules_name(
     configuration["rule_files"] = [str(RULES / name) for name in configuration["rule_files"]]
     configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [service.url.removeprefix("http://")]
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{port}"
     address, store = url.removeprefix("http://"), tmp_path / "measurements"
     command = ["prometheus", f"--web.listen-address={address}", f"--storage.tsdb.path={store}"]
 
@@ -143,9 +143,8 @@ def nginx_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.nginx
 def test_nginx_answers_over_tls_for_the_service_and_keeps_metrics_to_itself(
-    service: LocalService, nginx_folder: Path
+    service: LocalService, port: int, nginx_folder: Path
 ) -> None:
-    port = free_port()
     text = (DEPLOY / "nginx" / "nginx.conf").read_text()
     for usual, here in {
         "preflight:3000": service.url.removeprefix("http://"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.local_service import LocalService, free_port, local_server
+from loadtests.local_service import LocalService, held_port, local_server
 from loadtests.recording import Stage
 from loadtests.results import Results, Turn
 from loadtests.schedule import read_schedule
@@ -47,12 +47,12 @@ class Done:
 def done(delaying_server: LocalService, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
     """The same schedule from one process, and from a master and two workers; and two runs that end early. All at once,
     as most of their time is Locust's start."""
-    folder, master, url = tmp_path_factory.mktemp("locust"), str(free_port()), delaying_server.url
+    folder, url = tmp_path_factory.mktemp("locust"), delaying_server.url
     options = ["--schedule", SCHEDULE, "--seed", "5", "--max-lag-ms", "10000"]
-    bind = ["--master", "--master-bind-port", master, "--master-bind-host", "127.0.0.1", "--expect-workers", "2"]
-    worker = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--worker", "--master-port", master]
     devnull = subprocess.DEVNULL
-    with local_server(delaying) as mortal:
+    with local_server(delaying) as mortal, held_port() as master:
+        bind = ["--master", f"--master-bind-port={master}", "--master-bind-host=127.0.0.1", "--expect-workers=2"]
+        worker = ["-m", "locust", "-f", "loadtests/locustfile.py", "--worker", f"--master-port={master}"]
         runs = {
             "two": locust(url, folder / "two", *options, *bind),
             "one": locust(url, folder / "one", *options),
@@ -61,7 +61,9 @@ def done(delaying_server: LocalService, tmp_path_factory: pytest.TempPathFactory
             ),
             "orphaned": locust(mortal.url, folder / "orphaned", "--schedule", "constant:50", "--image-size", "32x32"),
         }
-        workers = [subprocess.Popen(worker, cwd=ROOT, stdout=devnull, stderr=devnull) for _ in range(2)]
+        workers = [
+            subprocess.Popen([sys.executable, *worker], cwd=ROOT, stdout=devnull, stderr=devnull) for _ in range(2)
+        ]
         for run in (runs["interrupted"], runs["orphaned"]):
             assert run.stdout is not None
             while "All users spawned" not in (line := run.stdout.readline()):

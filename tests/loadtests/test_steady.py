@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from loadtests.local_service import LocalService, free_port
+from loadtests.local_service import LocalService
 from tests.conftest import ROOT
 
 
@@ -23,8 +23,8 @@ def test_every_request_to_a_service_is_answered(service: LocalService) -> None:
     assert (found["failed"], found["by"], found["first_failure_s"]) == (0, {}, None)
 
 
-def test_every_request_to_nobody_fails_and_says_why() -> None:
-    found = steady(f"http://127.0.0.1:{free_port()}")
+def test_every_request_to_nobody_fails_and_says_why(port: int) -> None:
+    found = steady(f"http://127.0.0.1:{port}")
     assert found["failed"] == found["requests"]
     assert found["by"] == {"no answer: ConnectionRefusedError": found["requests"]}
     assert found["latency_p50_ms"] is None

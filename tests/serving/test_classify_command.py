@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loadtests.local_service import LocalService, free_port
+from loadtests.local_service import LocalService
 from models.pixels import read_pixels
 from models.spec import CIFAR_PREPROCESSING
 from serving.client import Client, RefusedError, UnreachableError
@@ -65,8 +65,8 @@ def test_a_refusal_says_what_is_accepted(service: LocalService) -> None:
     assert info.value.status == 404
 
 
-def test_nobody_there_is_told_with_the_next_command() -> None:
-    with Client(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(UnreachableError, match="make serve"):
+def test_nobody_there_is_told_with_the_next_command(port: int) -> None:
+    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(UnreachableError, match="make serve"):
         client.variants()
 
 
@@ -94,11 +94,11 @@ def test_one_bad_image_does_not_keep_the_others_from_being_seen(
     assert "Traceback" not in done.stderr
 
 
-def test_exit_status_2_where_nothing_was_classified(service: LocalService, tmp_path: Path) -> None:
+def test_exit_status_2_where_nothing_was_classified(service: LocalService, port: int, tmp_path: Path) -> None:
     cases = {
         "no such file": [str(tmp_path / "cat.png"), "--url", service.url],
         "no image in this folder": [str(tmp_path), "--url", service.url],
-        "make serve": [str(ROOT / "README.md"), "--url", f"http://127.0.0.1:{free_port()}"],
+        "make serve": [str(ROOT / "README.md"), "--url", f"http://127.0.0.1:{port}"],
         "served there: resnet20-postact": [str(ROOT / "README.md"), "--url", service.url, "--tensors"],
         "not_an_image": [str(ROOT / "README.md"), "--url", service.url],
     }
