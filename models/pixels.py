@@ -28,8 +28,9 @@ FILTERS = {
 LAB_TO_RGB = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 TO_8_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)
 JPEG_BEGINS = b"\xff\xd8\xff"
-ROTATIONS = (b"Exif\0\0", b"tiff:Orientation")  # where Pillow looks for one
+EXIF, TIFF = b"Exif\0\0", b"tiff:Orientation"  # where Pillow looks for one
 LARGE = 4_000_000  # pixels; decoding takes several bytes for each, so large images are decoded one at a time
+SMALL, SMALL_BYTES = 65_536, 16_384  # pixels, and bytes: a JPEG of few may have hundreds of scans
 LONGEST = 16  # times the shorter side; of a longer strip only the middle can be seen anyway
 
 one_large_at_a_time = threading.Lock()
@@ -62,7 +63,7 @@ def plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     Both decode by libjpeg-turbo and agree in every bit; what Pillow does in Python around it takes longer than a small
     picture does. Whatever may be rotated, has other colours than YCbCr or is in any way odd is left to Pillow.
     """
-    if not content.startswith(JPEG_BEGINS) or any(mark in content for mark in ROTATIONS):
+    if not content.startswith(JPEG_BEGINS) or EXIF in content or TIFF in content:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
@@ -71,6 +72,17 @@ def plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
         return np.asarray(simplejpeg.decode_jpeg(content), np.uint8)
     except ValueError:
         return None
+
+
+def is_small_jpeg(content: bytes) -> bool:
+    """Whether it is read in well under a millisecond."""
+    if len(content) > SMALL_BYTES or not content.startswith(JPEG_BEGINS):
+        return False
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return False
+    return bool(height * width <= SMALL)
 
 
 def read_image(source: Path | IO[bytes], max_pixels: int | None = None) -> Image.Image:

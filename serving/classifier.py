@@ -28,7 +28,7 @@ from serving.runners.base import Runner
 from serving.runners.choice import Choice, choose, open_on_cpu, open_with
 from serving.runners.machine import Machine
 from serving.shares import Shares, worth_a_batch
-from serving.spread import GAIN, gain_of, is_long
+from serving.spread import GAIN, LONG_S, gain_of, seconds_alone
 from serving.threads import Threads
 from serving.work import Lane, Moments, Work
 
@@ -77,8 +77,9 @@ class Classifier:
         runner.infer(np.zeros((1, crop, crop, 3), np.uint8))
         if runner.engine is not None and runner.engine.not_measured is not None:
             logger.warning("%s: the engine was never compared with its network: %s", tag, runner.engine.not_measured)
-        spread = self.spread(runner, folder, manifest)
-        lane = self.lane(runner, manifest, spread)
+        alone_s = seconds_alone(runner, crop) if runner.device == "cpu" else 0.0
+        spread = self.spread(runner, folder, manifest) if alone_s >= LONG_S else None
+        lane = self.lane(runner, manifest, spread, alone_s)
         self.stack.callback(lane.close)
         explainer = Explainer(folder, manifest, self.settings.intra_op_threads or 1, self.threads)
         self.stack.callback(explainer.lane.close)
@@ -93,9 +94,7 @@ class Classifier:
     def spread(self, runner: Runner, folder: Path, manifest: Manifest) -> Runner | None:
         """A second session, for requests that are alone; None where it gains nothing, or is not wanted."""
         threads, crop = self.settings.spread_over, manifest.spec.preprocessing.crop
-        if runner.device != "cpu" or threads == 1 or self.settings.batching is Batching.ON:
-            return None
-        if not is_long(runner, crop):
+        if threads == 1 or self.settings.batching is Batching.ON:
             return None
         with ExitStack() as opening:
             spread = opening.enter_context(open_on_cpu(folder / GRAPH_FILE, manifest, threads))
@@ -109,13 +108,13 @@ class Classifier:
             self.stack.push(opening.pop_all())
         return spread
 
-    def lane(self, runner: Runner, manifest: Manifest, spread: Runner | None) -> Lane:
+    def lane(self, runner: Runner, manifest: Manifest, spread: Runner | None, alone_s: float) -> Lane:
         on_cpu = runner.device == "cpu"
         if self.settings.batching is Batching.OFF:
-            return Shares(runner, self.threads, spread=spread)
+            return Shares(runner, self.threads, spread=spread, expected_s=alone_s)
         if self.settings.batching is Batching.AUTO and on_cpu:
-            most = worth_a_batch(runner, manifest.spec.preprocessing.crop, manifest.max_batch_size)
-            return Shares(runner, self.threads, most, manifest.variant, spread)
+            most = worth_a_batch(alone_s, manifest.max_batch_size)
+            return Shares(runner, self.threads, most, manifest.variant, spread, alone_s)
         dispatchers = self.settings.threads if on_cpu else 1
         return Batches(runner, self.threads, manifest.max_batch_size, manifest.variant, dispatchers)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
 
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
@@ -21,9 +22,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from models.pixels import is_small_jpeg
 from serving.answers import BatchAnswer, BatchItem, Classification
 from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_long
-from serving.call import Alarm, Call, current
+from serving.call import Call, Vain, Watch, current
 from serving.classifier import Classifier, Served
 from serving.config import AccessLog
 from serving.errors import RequestError, sendable, too_late, too_slow, wrong_method
@@ -138,7 +140,7 @@ class HttpApi:
     def admit(self, call: Call, needed: KeyScope | None) -> None:
         """Raises RequestError where the headers are too long, or the path needs a key that was not sent."""
         most = self.opened.settings.max_header_bytes
-        if (found := sum(len(name) + len(value) for name, value in call.scope["headers"])) > most:
+        if (found := sum(map(len, chain.from_iterable(call.scope["headers"])))) > most:
             raise RequestError(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "too_many_header_bytes",
@@ -150,23 +152,26 @@ class HttpApi:
             self.opened.keys.admit(presented_in(call.headers), needed)
 
     async def in_time(self, handler: Handler, call: Call) -> Response:
-        """The handler's answer, or RequestError: 408 for a body that is too slow, 504 once the deadline has passed."""
+        """The handler's answer, or RequestError: 408 for a body that is too slow, 504 once the deadline has passed.
+
+        Raises ClientDisconnect where nobody waits any more.
+        """
         settings = self.opened.settings
         patience_ms = patience(call, settings.max_timeout_ms)
         call.deadline = time.perf_counter() + patience_ms / 1e3
+        watch = Watch(call, settings.max_receive_ms / 1e3)
         try:
-            async with asyncio.timeout(None) as timeout:
-                alarm = Alarm(call, timeout, min(patience_ms, settings.max_receive_ms) / 1e3)
-                try:
-                    return await handler(call)
-                finally:
-                    alarm.stop()
-        except TimeoutError:
-            if not timeout.expired():
+            return await handler(call)
+        except asyncio.CancelledError:
+            if not watch.ended():
                 raise
-            if alarm.received or patience_ms <= settings.max_receive_ms:
-                raise too_late(f"not answered within {patience_ms} ms; what had not begun was dropped") from None
-            raise too_slow(settings.max_receive_ms) from None
+        finally:
+            watch.stop()
+        if watch.found is Vain.GONE:
+            raise ClientDisconnect
+        if watch.found is Vain.SLOW_BODY:
+            raise too_slow(settings.max_receive_ms)
+        raise too_late(f"not answered within {patience_ms} ms; what had not begun was dropped")
 
     async def page(self, call: Call) -> Response:
         """Its address ends in a slash: what it refers to is found below it, also behind a proxy's prefix."""
@@ -186,7 +191,9 @@ class HttpApi:
         encoded = await self.opened.receive(
             call, asked.served.lane, read_image(call, self.opened.settings.max_image_bytes)
         )
-        return as_json(to_json(await self.classified(call, asked, encoded, Moments(begun, time.perf_counter()))))
+        here = self.opened.is_alone(call) and is_small_jpeg(encoded)
+        moments = Moments(begun, time.perf_counter())
+        return as_json(to_json(await self.classified(call, asked, encoded, moments, here)))
 
     async def explain(self, call: Call) -> Response:
         classifier = self.opened.ready()
@@ -198,7 +205,7 @@ class HttpApi:
         )
         moments = Moments(begun, time.perf_counter())
         work = classifier.explanation(encoded, asked.served, asked.index, asked.top_k, moments, call.deadline)
-        explanation = await self.opened.run(call.receive, asked.served.explainer.lane, work)
+        explanation = await self.opened.run(asked.served.explainer.lane, work)
         metrics().answered(asked.served.manifest.variant, 1, moments.stages_s(time.perf_counter(), "explain"))
         return as_json(to_json(explanation))
 
@@ -222,20 +229,17 @@ class HttpApi:
                 return {"name": sendable(name), "status": error.status, "classification": None, "error": error.answer}
             return {"name": sendable(name), "status": HTTPStatus.OK, "classification": classification, "error": None}
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                items = [group.create_task(item(name, encoded)) for name, encoded in images]
-        except ExceptionGroup as errors:
-            if errors.subgroup(ClientDisconnect) is not None:
-                raise ClientDisconnect from None
-            raise
+        async with asyncio.TaskGroup() as group:
+            items = [group.create_task(item(name, encoded)) for name, encoded in images]
         results: BatchAnswer = {"results": [task.result() for task in items]}
         return as_json(to_json(results))
 
-    async def classified(self, call: Call, asked: Asked, encoded: bytes, moments: Moments) -> Classification:
+    async def classified(
+        self, call: Call, asked: Asked, encoded: bytes, moments: Moments, here: bool = False
+    ) -> Classification:
         classifier, served = self.opened.ready(), asked.served
         work = classifier.classification(encoded, served, asked.top_k, moments, call.deadline)
-        classification = await self.opened.run(call.receive, served.lane, work)
+        classification = await self.opened.run(served.lane, work, here)
         metrics().answered(served.manifest.variant, 1, moments.stages_s(time.perf_counter()))
         if asked.routed and classifier.routing.shadow and work.images is not None:
             self.opened.copy(served, classification["predictions"][0]["index"], work.images)
@@ -255,7 +259,7 @@ class Asked:
 def read_parameters(call: Call, classifier: Classifier, known: tuple[str, ...] = PARAMETERS) -> Asked:
     query = call.scope["query_string"]
     found = QueryParams(query) if query else {}
-    if unknown := sorted(set(found) - set(known)):
+    if found and (unknown := sorted(set(found) - set(known))):
         raise RequestError(
             HTTPStatus.BAD_REQUEST,
             "unknown_parameter",

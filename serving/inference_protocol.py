@@ -109,7 +109,7 @@ class InferenceProtocol:
             call, served.lane, read_tensors(call, self.opened.settings.max_tensor_bytes)
         )
         work = inference(content, call, served, Moments(called, time.perf_counter()))
-        response = await self.opened.run(call.receive, served.lane, work)
+        response = await self.opened.run(served.lane, work)
         assert work.images is not None
         images, stages_s = len(work.images), dict(work.moments.stages_s(time.perf_counter()))
         counts = self.counts[served.manifest.variant]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -12,8 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive
 
 from export.cuda import DeviceError
 from serving.call import Call
@@ -29,7 +26,6 @@ from serving.work import Lane, Work
 logger = logging.getLogger("bentoml.serve")
 
 RECEIVING_PER_IN_FLIGHT = 4
-WATCHED_AFTER_S = 0.25  # to watch takes a task, 6 us; most answers come sooner
 Result = TypeVar("Result")
 
 
@@ -39,15 +35,22 @@ class Opened:
 
     classifier: Classifier | None = None
     keys: Keys | None = None
+    settings: Settings = field(init=False)
     draining: bool = field(default=False, init=False)
     in_flight: int = field(default=0, init=False)
     receiving: int = field(default=0, init=False)
     answered: int = field(default=0, init=False)
+    client: Any = field(default=None, init=False)  # the last one, by address and port
     shadow: Shadow = field(default_factory=Shadow, init=False)
 
-    @property
-    def settings(self) -> Settings:
-        return self.classifier.settings if self.classifier is not None else defaults()
+    def __post_init__(self) -> None:
+        if self.classifier is None:
+            self.settings = defaults()
+        else:
+            self.open(self.classifier)
+
+    def open(self, classifier: Classifier) -> None:
+        self.classifier, self.settings = classifier, classifier.settings
 
     @property
     def is_ready(self) -> bool:
@@ -77,32 +80,33 @@ class Opened:
         call.received = True  # from now on its deadline alone counts
         return content
 
-    async def run(self, receive: Receive, lane: Lane, work: Work[Result]) -> Result:
-        """Its answer, unless too many wait already.
+    def is_alone(self, call: Call) -> bool:
+        """Whether nobody else is here, and the last one who asked this came over the same connection.
 
-        Who gives up leaves the queue: a client that hangs up, or a task that is cancelled at its deadline. Work that a
-        thread has begun counts until it ends.
+        Behind uvicorn a client that a proxy names has no port, and its connections cannot be told apart.
         """
-        admit(self.in_flight, self.ready().settings.max_in_flight)  # others may have come first meanwhile
+        last, self.client = self.client, call.scope.get("client")
+        return last is not None and last == self.client and last[1] != 0 and not self.in_flight and not self.receiving
+
+    async def run(self, lane: Lane, work: Work[Result], here: bool = False) -> Result:
+        """Its answer, unless too many wait already; `here`: on the event loop, where the lane would have it so.
+
+        A task that is cancelled, at its deadline or since its client is gone, leaves the queue. Work that a thread has
+        begun counts until it ends.
+        """
+        admit(self.in_flight, self.settings.max_in_flight)  # others may have come first meanwhile
         lane.admit(work.deadline)
         self.in_flight += 1
         work.on_release = self.released
-        lane.submit(work)
-        watch = Watch(work.answer, receive)
-        soon = work.loop.call_later(WATCHED_AFTER_S, watch.begin)
+        if not (here and lane.run_here(work)):
+            lane.submit(work)
         try:
             return await work.answer
         except DeviceError as error:
             logger.error("inference failed: %s", error)
             message = "what runs the models failed; the log has the details"
             raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", message) from None
-        except asyncio.CancelledError:
-            if watch.saw_hang_up:
-                raise ClientDisconnect from None
-            raise
         finally:
-            soon.cancel()
-            watch.end()
             work.leave()
 
     def released(self) -> None:
@@ -135,28 +139,6 @@ def defaults() -> Settings:
 
 def best_class(runner: Runner, images: NDArray[np.uint8]) -> int:
     return int(runner.infer(images)[0].argmax())
-
-
-class Watch:
-    """Cancels what a client waits for when the client is gone. It takes a task, so only what takes long is watched."""
-
-    def __init__(self, waiting: asyncio.Future[Any], receive: Receive) -> None:
-        self.waiting, self.receive = waiting, receive
-        self.task: asyncio.Task[None] | None = None
-        self.saw_hang_up = False
-
-    def begin(self) -> None:
-        self.task = asyncio.get_running_loop().create_task(self.until_gone())
-
-    def end(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-
-    async def until_gone(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        self.saw_hang_up = not self.waiting.done()
-        self.waiting.cancel()
 
 
 def admit(held: int, most: int) -> None:

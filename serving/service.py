@@ -72,14 +72,15 @@ class Preflight:
         set_up(settings.log_format)
         try:
             opened.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
-            opened.classifier = Classifier(exact_tags(settings), settings, Machine())
+            classifier = Classifier(exact_tags(settings), settings, Machine())
         except CANNOT_RUN as error:
             logger.error("not ready, and will not be: %s", error)
             return
-        for name, served in opened.classifier.served.items():
+        opened.open(classifier)
+        for name, served in classifier.served.items():
             runner, precision = served.runner, served.manifest.precision
             metrics().describe(name, served.version, runner.runtime, runner.device, precision)
-        if any(served.runner.device == "cpu" for served in opened.classifier.served.values()):
+        if any(served.runner.device == "cpu" for served in classifier.served.values()):
             let_inference_finish()
         drain_on_sigterm(opened, settings.drain_ms / 1e3)
         publish_regularly(asyncio.get_running_loop())

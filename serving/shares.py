@@ -14,10 +14,8 @@ from collections import deque
 from threading import Condition, Lock
 from typing import Any
 
-import numpy as np
-
 from serving.errors import overloaded, too_late
-from serving.runners.base import Inference, Runner
+from serving.runners.base import Inference
 from serving.threads import Threads
 from serving.together import Decoded, Together
 from serving.work import Work
@@ -26,7 +24,6 @@ MOST = 4  # images; eight gain no more with a ResNet-20 (docs/decisions.md)
 WITHIN_S = 0.005  # that a batch may take
 SMOOTHING = 0.2  # of what an image is expected to take: the share that the newest one has
 CONFIDENT = 0.9  # of the time that a request has: what it may be expected to need
-TRIES = 3
 
 
 class Shares(Together):
@@ -37,7 +34,7 @@ class Shares(Together):
 
     def __init__(
         self, runner: Inference, threads: Threads, most: int = 1, counted_as: str | None = None,
-        spread: Inference | None = None,
+        spread: Inference | None = None, expected_s: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(runner, counted_as)
         self.threads, self.most, self.spread = threads, most, spread
@@ -48,8 +45,8 @@ class Shares(Together):
         self.idle = Condition(self.lock)
         self.called = 0  # threads that are at it, or will be: no more than there are
         self.coming = 0  # of those, the ones that have not begun
-        self.expected_s = 0.0  # that a request keeps a thread, lately; 0 until two shares have been run
-        self.opened = False
+        self.expected_s = expected_s  # that a request keeps a thread, lately; 0 where nothing is known yet
+        self.opened = self.closing = False
         threads.lanes.append(self)
 
     def admit(self, deadline: float) -> None:
@@ -60,9 +57,10 @@ class Shares(Together):
         ahead = len(self.queue)
         if not ahead:
             return
-        lanes = self.threads.lanes  # they have their turns: of another's no more come before this one than of its own
-        waiting_s = sum(min(len(lane.queue), ahead) * lane.expected_s for lane in lanes) / self.number
-        needed_s = waiting_s + 2 * self.expected_s  # what is ahead, what is in hand, and its own
+        waiting_s = 0.0
+        for lane in self.threads.lanes:  # in turns: of another's no more come before this one than of its own
+            waiting_s += min(len(lane.queue), ahead) * lane.expected_s
+        needed_s = waiting_s / self.number + 2 * self.expected_s  # what is ahead, what is in hand, and its own
         if needed_s > CONFIDENT * (deadline - time.perf_counter()):
             raise overloaded(f"{ahead} requests wait, {needed_s * 1e3:.0f} ms", "what can be answered in time")
 
@@ -75,6 +73,15 @@ class Shares(Together):
             self.coming += 1
         self.threads.submit(self.perform)
 
+    def run_here(self, work: Work[Any]) -> bool:
+        """For the event loop: at once, where no thread has anything to do and inferences are short; False elsewhere."""
+        if self.most == 1 or self.called or not self.threads.rest():
+            return False
+        work.here = True
+        self.queue.append(work)
+        self.run_share(1)
+        return True
+
     def perform(self) -> None:
         """One share after another; where other lanes wait for a thread, they have it in between."""
         while True:
@@ -86,7 +93,7 @@ class Shares(Together):
             with self.lock:
                 if not self.queue:
                     self.called -= 1
-                    if not self.called:
+                    if self.closing and not self.called:
                         self.idle.notify_all()
                     return
                 self.coming += 1
@@ -140,15 +147,10 @@ class Shares(Together):
     def close(self) -> None:
         """What waits is still run; nothing may be submitted any more, and the threads are closed later."""
         with self.idle:
+            self.closing = True
             self.idle.wait_for(lambda: not self.called)
 
 
-def worth_a_batch(runner: Runner, crop: int, largest: int) -> int:
-    """Images [N, crop, crop, 3] to infer at once, 1 to `MOST`: as many as take no longer than `WITHIN_S`."""
-    alone = np.zeros((1, crop, crop, 3), np.uint8)
-    seconds = math.inf
-    for _ in range(TRIES):
-        begun = time.perf_counter()
-        runner.infer(alone)
-        seconds = min(seconds, time.perf_counter() - begun)
+def worth_a_batch(seconds: float, largest: int) -> int:
+    """Images to infer at once, 1 to `MOST`: as many as take no longer than `WITHIN_S`, where one takes `seconds`."""
     return max(1, min(MOST, largest, int(WITHIN_S / seconds)))

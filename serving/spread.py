@@ -20,9 +20,9 @@ TRIES = 3  # of each: a ResNet-152 takes 0.2 s a try
 PAUSE_S = 0.002  # before each: who comes alone finds threads asleep, and waking them is part of it
 
 
-def is_long(inference: Inference, crop: int) -> bool:
-    """Whether an image [1, crop, crop, 3] takes one core so long that others might help."""
-    return float(np.median([seconds_of(inference, crop) for _ in range(TRIES)])) >= LONG_S
+def seconds_alone(inference: Inference, crop: int) -> float:
+    """What an image [1, crop, crop, 3] takes that comes alone: the median of a few, after a first run."""
+    return float(np.median([seconds_of(inference, crop) for _ in range(TRIES)]))
 
 
 def gain_of(spread: Inference, narrow: Inference, crop: int) -> float:

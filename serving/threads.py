@@ -37,11 +37,18 @@ class Threads:
         self.wake()
 
     def wake(self) -> None:
-        with suppress(IndexError):  # none is idle: one of them will come to it
-            self.idle.pop().put(None)
+        try:
+            hand = self.idle.pop()
+        except IndexError:  # none is idle: one of them will come to it
+            return
+        hand.put(None)
 
     def waiting(self) -> int:
         return len(self.todo)
+
+    def rest(self) -> bool:
+        """Whether none has anything to do."""
+        return len(self.idle) == len(self.threads) and not self.todo
 
     def others_rest(self) -> bool:
         """For one of them to ask: whether it is the only one that has something to do, and nothing waits."""
@@ -55,12 +62,12 @@ class Threads:
             except IndexError:
                 if self.closing:
                     return
-                self.rest(hand)
+                self.sleep(hand)
                 continue
             function()
             del function  # or what it holds would live until the next comes
 
-    def rest(self, hand: Hand) -> None:
+    def sleep(self, hand: Hand) -> None:
         self.idle.append(hand)
         if self.todo or self.closing:
             with suppress(ValueError):  # it has been woken already

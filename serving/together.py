@@ -56,6 +56,10 @@ class Together:
     def admit(self, deadline: float) -> None:
         """Raises RequestError 429 for who cannot be answered by then, as far as the lane knows."""
 
+    def run_here(self, work: Work[Any]) -> bool:  # noqa: ARG002
+        """For the event loop: whether it has been run at once, as a lane may do for who is alone."""
+        return False
+
     def took(self, images: int, seconds: float) -> None:
         """For who learns from it."""
 

@@ -81,6 +81,7 @@ class Work(Generic[Result]):
         self.answer: asyncio.Future[Result] = self.loop.create_future()
         self.images: NDArray[np.uint8] | None = None
         self.begun = self.released = False
+        self.here = False  # on the event loop, which need not be told of its end
         self.on_release: Callable[[], None] = nothing
 
     # What the event loop calls.
@@ -156,6 +157,9 @@ def finish(inferred: Sequence[Inferred]) -> None:
 
 
 def send(outcomes: Sequence[Outcome]) -> None:
+    if outcomes[0][0].here:
+        deliver(outcomes)
+        return
     with suppress(RuntimeError):  # the loop has closed: nobody waits
         outcomes[0][0].loop.call_soon_threadsafe(deliver, outcomes)
 
@@ -184,6 +188,10 @@ class Lane(Protocol):
         ...
 
     def submit(self, work: Work[Any]) -> None: ...
+    def run_here(self, work: Work[Any]) -> bool:
+        """Whether it has been run at once, on the event loop, for a client that is alone."""
+        ...
+
     def waiting(self) -> int:
         """For the runner; those that wait for a thread are counted there."""
         ...

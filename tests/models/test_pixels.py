@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.pixels import LARGE, as_seen, plain_jpeg, read_image, read_pixels, resize_and_crop
+from models.pixels import (
+    LARGE,
+    SMALL_BYTES,
+    as_seen,
+    is_small_jpeg,
+    plain_jpeg,
+    read_image,
+    read_pixels,
+    resize_and_crop,
+)
 from models.spec import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING, Preprocessing
 
 NOISE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -157,3 +166,17 @@ def test_a_rotated_jpeg_comes_out_upright(content: bytes) -> None:
 def test_a_jpeg_of_more_pixels_than_allowed_is_not_decoded() -> None:
     assert plain_jpeg(jpeg((40, 30)), 1199) is None
     assert plain_jpeg(jpeg((40, 30)), 1200) is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "small"),
+    [
+        (jpeg((256, 256)), True),
+        (jpeg((256, 257)), False),
+        (jpeg((40, 30)) + bytes(SMALL_BYTES), False),
+        (b"\xff\xd8\xff", False),
+        (b"\x89PNG", False),
+    ],
+)
+def test_a_small_jpeg_is_known_by_its_header(content: bytes, small: bool) -> None:
+    assert is_small_jpeg(content) is small

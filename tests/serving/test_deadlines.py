@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from serving.call import Call, Vain, Watch
 from serving.classifier import Classifier
 from serving.config import Settings
 from serving.http_api import HttpApi
@@ -193,6 +194,53 @@ def test_a_body_that_does_not_come_meets_the_deadline_as_well(opened: Opened) ->
         slow.body_read = True  # what it sends next is that it is gone, which it does not
         assert (await slow.answer())[0] == 504
         assert opened.receiving == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("receive_s", "patience_s", "received", "gone", "found"),
+    [
+        (0.02, 9.0, False, False, Vain.SLOW_BODY),
+        (9.0, 0.02, False, False, Vain.TOO_LATE),
+        (0.02, 0.3, True, False, Vain.TOO_LATE),
+        (9.0, 9.0, True, True, Vain.GONE),
+    ],
+)
+def test_a_watch_tells_what_it_found_whatever_happens_before_its_task_learns_of_it(
+    receive_s: float, patience_s: float, received: bool, gone: bool, found: Vain
+) -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"} if gone else await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        call = Call({}, receive, {}, time.perf_counter() + patience_s, received)
+        watch = Watch(call, receive_s)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        call.received, call.deadline = True, 0.0
+        watch.stop()
+        assert watch.ended()
+        assert watch.found is found
+
+    asyncio.run(scenario())
+
+
+def test_who_is_cancelled_by_another_as_well_is_not_the_watchs_alone() -> None:
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        watch = Watch(Call({}, receive, {}, time.perf_counter() + 9.0), 9.0)
+        task = asyncio.current_task()
+        assert task is not None
+        watch.end(Vain.TOO_LATE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        watch.stop()
+        assert not watch.ended()
+        task.uncancel()
 
     asyncio.run(scenario())
 

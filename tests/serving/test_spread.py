@@ -15,6 +15,7 @@ from serving.classifier import Served
 from serving.config import Settings
 from serving.http_api import HttpApi
 from serving.opened import Opened
+from serving.spread import LONG_S
 from tests.conftest import PAIR
 from tests.serving.test_http_api import encoded, opening
 
@@ -24,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Whom the service tried to spread; all of them pay here, on two cores, whatever this machine is."""
     found: list[Any] = []
     monkeypatch.setattr(cores, "cores", lambda: 2.0)
-    monkeypatch.setattr(classifier, "is_long", lambda narrow, crop: True)
+    monkeypatch.setattr(classifier, "seconds_alone", lambda narrow, crop: LONG_S)
     monkeypatch.setattr(classifier, "gain_of", lambda spread, narrow, crop: found.append(spread) or 1.8)
     return found
 
@@ -91,7 +92,7 @@ def test_whoever_asks_for_something_else_has_it(
 def test_a_short_inference_is_not_even_tried(
     exported_pair: tuple[str, str], asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier, "is_long", lambda narrow, crop: False)
+    monkeypatch.setattr(classifier, "seconds_alone", lambda narrow, crop: LONG_S / 2)
     with opening(exported_pair[1:]):
         assert not asked
 

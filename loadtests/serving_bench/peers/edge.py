@@ -29,10 +29,10 @@ from loadtests.ratios import as_dict, median_over
 
 BODY = bytes(3000)
 LIVES: list[asyncio.Future[None]] = []  # of applications, to the end of this process
-REQUESTS, USERS = 2000, 4
+REQUESTS = 2000
 SCOPE = {
     "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/classify",
-    "raw_path": b"/classify", "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
+    "raw_path": b"/classify", "query_string": b"", "root_path": "",
     "server": ("127.0.0.1", 3000),
     "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"image/jpeg"), (b"content-length", b"3000")],
 }  # fmt: skip
@@ -41,6 +41,7 @@ SCOPE = {
 def main() -> int:
     top = argparse.ArgumentParser(prog="python -m loadtests.serving_bench.peers.edge", description=__doc__)
     top.add_argument("--model", required=True, help="a tag of BentoML's model store, of 10 classes")
+    top.add_argument("--users", type=positive(int), default=4, help="connections at once (default: 4)")
     top.add_argument("--rounds", type=positive(int), default=40)
     top.add_argument("--out", type=Path, default=Path("build/bench/edge.json"))
     options = top.parse_args()
@@ -50,15 +51,15 @@ def main() -> int:
             "SERVING_MODELS": options.model,
             "SERVING_INTRA_OP_THREADS": "1",
         }
-        turns = uvloop.run(measure(options.rounds))
-    result = summary(turns)
+        turns = uvloop.run(measure(options.rounds, options.users))
+    result = summary(turns, options.users)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 0
 
 
-async def measure(rounds: int) -> dict[str, list[float]]:
+async def measure(rounds: int, users: int) -> dict[str, list[float]]:
     """Microseconds a request, round by round."""
     from serving.service import Preflight, opened  # noqa: PLC0415  once the environment says what to open
 
@@ -67,7 +68,7 @@ async def measure(rounds: int) -> dict[str, list[float]]:
     await start(ours)
     assert opened.classifier is not None
     (served,) = opened.classifier.served.values()
-    pixels, logits = np.zeros((1, 32, 32, 3), np.uint8), np.tile(np.arange(10, dtype=np.float32), (USERS, 1))
+    pixels, logits = np.zeros((1, 32, 32, 3), np.uint8), np.tile(np.arange(10, dtype=np.float32), (users, 1))
     nothing: Any = opened.classifier
     nothing.decode = lambda *_: pixels
     runner: Any = served.runner
@@ -79,7 +80,7 @@ async def measure(rounds: int) -> dict[str, list[float]]:
         for number in range(rounds + 1):
             for place in range(len(lanes)):
                 name = list(lanes)[(number + place) % len(lanes)]
-                found[name].append(await turn(lanes[name]))
+                found[name].append(await turn(lanes[name], users))
             progress.update()
     return {name: values[1:] for name, values in found.items()}  # the first warms up
 
@@ -104,17 +105,17 @@ def echo(answer: bytes) -> Starlette:
     return Starlette(routes=[Route("/classify", respond, methods=["POST"])])
 
 
-async def turn(app: Any) -> float:
-    async def user() -> None:
-        for _ in range(REQUESTS // USERS):
-            await ask(app)
+async def turn(app: Any, users: int) -> float:
+    async def user(port: int) -> None:
+        for _ in range(REQUESTS // users):
+            await ask(app, port)
 
     begun = time.process_time()
-    await asyncio.gather(*(user() for _ in range(USERS)))
+    await asyncio.gather(*(user(port) for port in range(1, users + 1)))
     return (time.process_time() - begun) / REQUESTS * 1e6
 
 
-async def ask(app: Any) -> bytes:
+async def ask(app: Any, port: int = 1) -> bytes:
     """The body of its answer."""
     sent: list[Any] = []
     messages = iter([{"type": "http.request", "body": BODY, "more_body": False}])
@@ -126,12 +127,12 @@ async def ask(app: Any) -> bytes:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app({**SCOPE, "state": {}}, receive, send)
+    await app({**SCOPE, "client": ("127.0.0.1", port), "state": {}}, receive, send)
     assert sent[0]["status"] == 200, sent
     return bytes(sent[1]["body"])
 
 
-def summary(turns: dict[str, list[float]]) -> dict[str, Any]:
+def summary(turns: dict[str, list[float]], users: int) -> dict[str, Any]:
     ours, bare, again = (np.array(turns[name]) for name in ("ours", "starlette", "ours again"))
     return {
         "measure": "CPU microseconds a request, in one process, without sockets, decoding and inference",
@@ -140,6 +141,7 @@ def summary(turns: dict[str, list[float]]) -> dict[str, Any]:
         "ours_over_ours_again": as_dict(median_over(ours / again)),
         "rounds": len(ours),
         "requests_a_turn": REQUESTS,
+        "users": users,
         "machine": machine(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
     }
