@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -35,7 +35,6 @@ class Opened:
 
     classifier: Classifier | None = None
     keys: Keys | None = None
-    settings: Settings = field(init=False)
     draining: bool = field(default=False, init=False)
     in_flight: int = field(default=0, init=False)
     receiving: int = field(default=0, init=False)
@@ -43,11 +42,10 @@ class Opened:
     client: Any = field(default=None, init=False)  # the last one, by address and port
     shadow: Shadow = field(default_factory=Shadow, init=False)
 
-    def __post_init__(self) -> None:
-        if self.classifier is None:
-            self.settings = defaults()
-        else:
-            self.open(self.classifier)
+    @cached_property
+    def settings(self) -> Settings:
+        """Of what was opened; not looked for sooner, since defaults depend on whether there is a GPU."""
+        return self.classifier.settings if self.classifier is not None else defaults()
 
     def open(self, classifier: Classifier) -> None:
         self.classifier, self.settings = classifier, classifier.settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,14 @@ def test_serving_imports_with_torch_blocked() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "preflight"
+
+
+def test_serving_on_a_cpu_imports_no_cuda() -> None:
+    """14 MB in each process, for a GPU that nobody wants."""
+    code = "import sys; import serving.service; assert not [name for name in sys.modules if name.startswith('cuda')]"
+    environment = os.environ | {"SERVING_RUNTIME": "onnxruntime"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_blocking_torch_would_be_noticed() -> None:

@@ -107,6 +107,12 @@ def jpeg(size: tuple[int, int] = (37, 53), mode: str = "RGB", **options: object)
     return file.getvalue()
 
 
+def jpeg_scan() -> bytes:
+    """The last of a progressive JPEG's ten: more of them are more to decode."""
+    content = jpeg(progressive=True)
+    return content[content.rindex(b"\xff\xda") : -2]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (32, 32), (37, 53), (500, 375)])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("quality", [1, 50, 75, 100])
@@ -173,6 +179,8 @@ def test_a_jpeg_of_more_pixels_than_allowed_is_not_decoded() -> None:
     [
         (jpeg((256, 256)), True),
         (jpeg((256, 257)), False),
+        (jpeg(progressive=True), True),
+        (jpeg(progressive=True)[:-2] + 9 * jpeg_scan() + b"\xff\xd9", False),
         (jpeg((40, 30)) + bytes(SMALL_BYTES), False),
         (b"\xff\xd8\xff", False),
         (b"\x89PNG", False),
