@@ -81,7 +81,7 @@ class Opened:
     def is_alone(self, call: Call) -> bool:
         """Whether nobody else is here, and the last one who asked this came over the same connection.
 
-        Behind uvicorn a client that a proxy names has no port, and its connections cannot be told apart.
+        A client that a proxy names mostly comes without a port. Where its connections cannot be told apart, it is not.
         """
         last, self.client = self.client, call.scope.get("client")
         return last is not None and last == self.client and last[1] != 0 and not self.in_flight and not self.receiving
@@ -92,13 +92,13 @@ class Opened:
         A task that is cancelled, at its deadline or since its client is gone, leaves the queue. Work that a thread has
         begun counts until it ends.
         """
-        admit(self.in_flight, self.settings.max_in_flight)  # others may have come first meanwhile
+        admit(self.in_flight, self.ready().settings.max_in_flight)  # others may have come first meanwhile
         lane.admit(work.deadline)
         self.in_flight += 1
         work.on_release = self.released
-        if not (here and lane.run_here(work)):
-            lane.submit(work)
         try:
+            if not (here and lane.run_here(work)):
+                lane.submit(work)
             return await work.answer
         except DeviceError as error:
             logger.error("inference failed: %s", error)

@@ -75,7 +75,7 @@ class Shares(Together):
 
     def run_here(self, work: Work[Any]) -> bool:
         """For the event loop: at once, where no thread has anything to do and inferences are short; False elsewhere."""
-        if self.most == 1 or self.called or not self.threads.rest():
+        if self.most == 1 or self.expected_s > WITHIN_S or self.called or not self.threads.rest():
             return False
         work.here = True
         self.queue.append(work)
@@ -106,10 +106,11 @@ class Shares(Together):
         batch: list[Decoded] = []
         images = done = 0
         late = False
+        expected_s = self.expected_s if self.spread_now() is None else 0.0  # who is alone takes nobody's time
         while images < share and (work := self.next()) is not None:
-            if time.perf_counter() + self.expected_s > work.deadline and work.still_wanted():
+            if time.perf_counter() + expected_s > work.deadline and work.still_wanted():
                 work.end(None, too_late("inference would have ended after the deadline, and was not begun"))
-                late = True
+                late = expected_s > 0
                 continue
             if (pixels := work.decoded()) is None:
                 continue
@@ -121,13 +122,17 @@ class Shares(Together):
             done += 1
             if work.moments.read - batch[0][0].moments.read > WITHIN_S:
                 break  # the first has waited for its neighbours long enough
-        spread = self.spread if self.spread is not None and self.threads.others_rest() else None
+        spread = self.spread_now()
         if batch:
             self.run(batch, spread or self.runner)
         if done and spread is None:  # what is spread says nothing of how long others keep a thread
             self.took_each((time.perf_counter() - begun) / done)
         elif late and not done:
             self.expected_s *= 1 - SMOOTHING  # what is never run corrects no expectation
+
+    def spread_now(self) -> Inference | None:
+        """What infers on all cores, where nobody else has anything to do on them."""
+        return self.spread if self.spread is not None and self.threads.others_rest() else None
 
     def took_each(self, seconds: float) -> None:
         if self.opened:  # the first may have opened a session

@@ -180,6 +180,8 @@ def test_a_jpeg_of_more_pixels_than_allowed_is_not_decoded() -> None:
         (jpeg((256, 256)), True),
         (jpeg((256, 257)), False),
         (jpeg(progressive=True), True),
+        (rotated(), False),
+        (jpeg(mode="L"), False),
         (jpeg(progressive=True)[:-2] + 9 * jpeg_scan() + b"\xff\xd9", False),
         (jpeg((40, 30)) + bytes(SMALL_BYTES), False),
         (b"\xff\xd8\xff", False),

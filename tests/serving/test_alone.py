@@ -159,10 +159,12 @@ def test_a_failing_image_is_told_as_by_a_thread(opened: Opened, here: list[bool]
     assert opened.in_flight == 0
 
 
+@pytest.mark.parametrize(("opening_s", "lately_s"), [(0.004, 0.001), (0.001, 0.02)])
 def test_a_long_inference_is_left_to_threads(
-    exported_pair: tuple[str, str], here: list[bool], monkeypatch: pytest.MonkeyPatch
+    exported_pair: tuple[str, str], here: list[bool], monkeypatch: pytest.MonkeyPatch, opening_s: float, lately_s: float
 ) -> None:
-    monkeypatch.setattr("serving.classifier.seconds_alone", lambda narrow, crop: 0.004)
+    """Whether it was found to be long at opening, or has been since."""
+    monkeypatch.setattr("serving.classifier.seconds_alone", lambda narrow, crop: opening_s)
 
     async def scenario(opened: Opened) -> None:
         for _ in range(2):
@@ -170,5 +172,8 @@ def test_a_long_inference_is_left_to_threads(
             assert (await ask(opened))["variant"] == PAIR[0]
 
     with opening(exported_pair) as opened:
+        lane: Any = opened.ready().served[PAIR[0]].lane
+        lane.took_each = lambda seconds: None
+        lane.expected_s = lately_s
         asyncio.run(scenario(opened))
     assert here == [False]

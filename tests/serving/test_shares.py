@@ -171,6 +171,7 @@ def test_what_would_end_too_late_is_not_begun_and_such_a_judgement_wears_off(lan
         assert caught.value.status == 504
         assert runner.batches == []
         for _ in range(20):  # by then it expects less than a second
+            await all_rest(shares)  # or it would be one share with the last
             again = work(image(2), seconds=1.0)
             shares.submit(again)
             await asyncio.wait([again.answer])
@@ -284,6 +285,23 @@ def test_what_was_spread_teaches_nothing_of_what_others_take(lane: Lane) -> None
             assert await first.answer == [12.0]
         await all_rest(shares)
         assert (shares.expected_s, spread.batches) == (0.05, [1, 1, 1])
+
+    asyncio.run(scenario())
+
+
+def test_who_is_alone_may_try_whatever_one_core_would_take(lane: Lane, runner: Summing) -> None:
+    """An expectation is of one core: on all of them it may be in time."""
+
+    async def scenario() -> None:
+        spread = Summing()
+        shares = lane(2, spread)
+        shares.expected_s = 5.0
+        await all_rest(shares)
+        alone = work(image(1), seconds=2.0)
+        shares.submit(alone)
+        spread.let_go.release()
+        assert await alone.answer == [12.0]
+        assert (runner.batches, spread.batches) == ([], [1])
 
     asyncio.run(scenario())
 
