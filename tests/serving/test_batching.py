@@ -258,7 +258,7 @@ def test_threads_share_out_what_a_cpu_infers_and_a_gpu_has_batches(exported_pair
         assert isinstance(classifier, Classifier)
         (served,) = classifier.served.values()
         assert isinstance(served.lane, Shares)
-        on_gpu = classifier.lane(Summing(), served.manifest, None)
+        on_gpu = classifier.lane(Summing(), served.manifest, None, alone_s=0.0)
         assert isinstance(on_gpu, Batches)
         assert on_gpu.width == served.manifest.max_batch_size
         assert len(on_gpu.dispatchers) == 1
