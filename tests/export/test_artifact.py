@@ -279,7 +279,8 @@ def test_an_export_that_is_terminated_removes_what_it_began(tmp_path: Path) -> N
     command = [sys.executable, "-m", "export", "resnet8-preact", "--untrained"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(tmp_path.glob("preflight-export-*")):
+        # Just made, and empty, the folder is not yet known to who removes it.
+        while process.poll() is None and not list(tmp_path.glob("preflight-export-*/*")):
             time.sleep(0.01)
         process.terminate()
         assert process.wait() == 143
