@@ -35,6 +35,7 @@ class Cuda:
         properties = self.call("cudaGetDeviceProperties", 0)
         self.name: str = properties.name.split(b"\0")[0].decode()
         self.compute_capability = f"{properties.major}.{properties.minor}"
+        self.bytes = int(properties.totalGlobalMem)
 
     def __str__(self) -> str:
         return f"{self.name}, compute capability {self.compute_capability}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.findings import Capacity, Probe
+from loadtests.json_file import write_json
 from loadtests.results import ResultsError
 
 FORMAT = 1
@@ -21,9 +22,7 @@ def write_capacities(path: Path, capacities: Sequence[Capacity], conditions: Map
         "conditions": conditions,
         "capacities": [asdict(capacity) for capacity in capacities],
     }
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    write_json(path, content)
 
 
 def read_capacities(path: Path) -> list[Capacity]:

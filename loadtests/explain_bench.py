@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import io
-import json
 import platform
 import sys
 import time
@@ -25,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from loadtests.command_line import positive
+from loadtests.json_file import write_json
 from loadtests.local_service import local_service
 from loadtests.machine import machine
 from loadtests.ratios import as_dict, median_over
@@ -42,8 +42,7 @@ Ask = Callable[[], None]
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     result = measure(options.variant, options.rounds, options.requests)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.out, result)
     print(as_text(result))
     print(f"report: {options.out}")
     return 0

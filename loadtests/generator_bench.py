@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import platform
 import statistics
 import sys
@@ -29,6 +28,7 @@ from locust import FastHttpUser, constant, task
 from locust.env import Environment
 
 from loadtests.command_line import positive, progress_bar
+from loadtests.json_file import write_json
 from loadtests.load import Open, run_load
 from loadtests.local_service import local_server
 from loadtests.machine import machine
@@ -88,8 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not rounds:
         return 130
     result = summary(options, rounds, [len(image.body) for image in images])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.out, result)
     print(as_text(result))
     print(f"report: {options.out}")
     return 0 if result["holds"] else 1

@@ -6,7 +6,6 @@ SERVING_MODELS=TAG python -m loadtests.leaving
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -19,6 +18,7 @@ import gevent
 import psutil
 
 from loadtests.command_line import positive
+from loadtests.json_file import write_json
 from loadtests.load import Closed, run_load
 from loadtests.local_service import LocalService, ServiceError, local_service
 from loadtests.machine import machine
@@ -26,7 +26,6 @@ from loadtests.recording import Outcome
 from loadtests.results import Target
 from loadtests.steady import whoever
 
-BEGUN = "Service preflight initialized"  # BentoML's line for each worker that opens the models
 CLOSED = re.compile(r"closed; answered (\d+) requests in all, (\d+) left")  # ours, of each worker that leaves
 UNDISTURBED_S = 3.0
 REPLACED_WITHIN_S = 13.0  # BentoML's supervisor looks every 10 s, and a worker takes some 2 s to be ready
@@ -44,8 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             found[name].append(run(options.users))
             print(f"run {number} of {options.runs}: {as_text(found[name][-1])}", flush=True)
     result = {"users": options.users, **found, "machine": machine(), "finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.out, result)
     print(f"report: {options.out}")
     return 0 if all(each["holds"] for runs in found.values() for each in runs) else 1
 
@@ -68,7 +66,7 @@ def asked_to_stop(users: int) -> dict[str, Any]:
     with local_service() as service:
         stop = psutil.Process(service.pid).terminate
         outcomes = under_load(service, users, stop, UNDISTURBED_S + LEAVES_WITHIN_S)  # ends once nobody listens
-        until(lambda: len(CLOSED.findall(service.log())) >= begun(service), LEAVES_WITHIN_S)
+        until(lambda: len(CLOSED.findall(service.log())) >= service.begun(), LEAVES_WITHIN_S)
         return after_stop(service.log(), outcomes)
 
 
@@ -92,15 +90,15 @@ def worker_killed(users: int) -> dict[str, Any]:
     """SIGKILL of one of two workers under load. Raises ServiceError where there are not two."""
     seen: dict[str, Any] = {"connections_held": 0, "replaced_after_s": None}
     with local_service(environment={"SERVING_WORKERS": "2"}) as service:
-        if not until(lambda: begun(service) == 2, BEGINS_WITHIN_S):
-            raise ServiceError(f"{begun(service)} of 2 workers began; the log ends:\n{service.log()[-4000:]}")
+        if not until(lambda: service.begun() == 2, BEGINS_WITHIN_S):
+            raise ServiceError(f"{service.begun()} of 2 workers began; the log ends:\n{service.log()[-4000:]}")
 
         def kill() -> None:
             victim = workers(service.pid)[0]
             seen["connections_held"] = held(victim)
             at = time.monotonic()
             victim.kill()
-            if until(lambda: begun(service) > 2, REPLACED_WITHIN_S):
+            if until(lambda: service.begun() > 2, REPLACED_WITHIN_S):
                 seen["replaced_after_s"] = round(time.monotonic() - at, 2)
 
         outcomes = under_load(service, users, kill, PIECE_S)
@@ -141,11 +139,6 @@ def failures(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 def others(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {str(status): n for status, n in Counter(each.status for each in outcomes).items() if status not in (0, 200)}
-
-
-def begun(service: LocalService) -> int:
-    """How many workers have opened the models since the start."""
-    return service.log().count(BEGUN)
 
 
 def workers(pid: int) -> list[psutil.Process]:

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 READY_WITHIN_S = 60.0
 STOPS_WITHIN_S = 15.0
+BEGUN = "Service preflight initialized"  # BentoML's line for each worker that has opened the models
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever the environment says of proxies
 
 
@@ -39,6 +40,10 @@ class LocalService:
     def log(self) -> str:
         """What it has printed so far."""
         return printed(self.output)
+
+    def begun(self) -> int:
+        """How many workers of this project's service have opened the models since the start."""
+        return self.log().count(BEGUN)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ python -m loadtests.overload --url http://localhost:3000/classify --image photo.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from loadtests.command_line import positive
+from loadtests.json_file import write_json
 from loadtests.load import Closed, Load, Open, run_load
 from loadtests.machine import machine
 from loadtests.ratios import as_dict, median_over
@@ -48,8 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     except LoadError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.out, result)
     print(as_text(result))
     print(f"report: {options.out}")
     return 0

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from loadtests.json_file import write_json
 from loadtests.recording import Recording
 
 FORMAT = 1
@@ -82,9 +83,7 @@ class Results:
             "conditions": self.conditions,
             "turns": [turn.to_dict() for turn in self.turns],
         }
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        part.replace(path)
+        write_json(path, content)
 
     @classmethod
     def read(cls, path: Path) -> Results:

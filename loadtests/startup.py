@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -53,8 +51,3 @@ def versions() -> dict[str, Any]:
 
 def command_of(image: str | None) -> str:
     return "bentoml serve" if image is None else " ".join([*DOCKER_RUN, image])
-
-
-def write_startup(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")

@@ -64,10 +64,14 @@ class ConfigError(ValueError):
     """A setting, or a model that it names, cannot be used."""
 
 
-def wants_gpu(runtime: ServingRuntime) -> bool:
-    if runtime is ServingRuntime.AUTO:
-        return not isinstance(cuda_or_reason(), UnavailableError)
-    return runtime is not ServingRuntime.ONNXRUNTIME
+def gpu_bytes(runtime: ServingRuntime) -> int | None:
+    """Memory of the GPU that is wanted, 0 where there is none; None where a CPU will do."""
+    if runtime is ServingRuntime.ONNXRUNTIME:
+        return None
+    cuda = cuda_or_reason()
+    if isinstance(cuda, UnavailableError):
+        return None if runtime is ServingRuntime.AUTO else 0
+    return cuda.bytes
 
 
 def weights(text: object) -> object:
@@ -109,7 +113,7 @@ class Settings(BaseModel):
         30_000, ge=1, le=600_000, description="longest that a request may take; X-Request-Timeout-Ms asks for less"
     )
     max_in_flight: int = Field(
-        default_factory=lambda earlier: 256 if wants_gpu(earlier["runtime"]) else 64,
+        default_factory=lambda earlier: 64 if gpu_bytes(earlier["runtime"]) is None else 256,
         ge=1,
         description="requests a worker holds at once; more are answered 429. By default 64, or 256 on a GPU",
     )
@@ -125,10 +129,11 @@ class Settings(BaseModel):
     access_log: AccessLog = Field(AccessLog.OFF, description="on: a line for every request")
     log_format: LogFormat = Field(LogFormat.TEXT, description="json: one object a line")
     workers: int = Field(
-        default_factory=lambda earlier: default_workers(on_gpu=wants_gpu(earlier["runtime"])),
+        default_factory=lambda earlier: default_workers(gpu_bytes(earlier["runtime"])),
         ge=1,
         le=MOST_THREADS,
-        description="processes; by default one for every two cores, or one on a GPU",
+        description="processes; by default one for every two cores, on a GPU for every four and every 12 GiB of its "
+        "memory",
     )
     threads: int = Field(
         default_factory=lambda earlier: default_threads(earlier["workers"]),

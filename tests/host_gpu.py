@@ -60,7 +60,7 @@ class HostCudart:
 
     def __init__(self, compute_capability: str = "8.9", devices: int = 1) -> None:
         major, minor = map(int, compute_capability.split("."))
-        self.properties = SimpleNamespace(name=b"Host GPU\0\0", major=major, minor=minor)
+        self.properties = SimpleNamespace(name=b"Host GPU\0\0", major=major, minor=minor, totalGlobalMem=24 << 30)
         self.devices = devices
         self.memory: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}

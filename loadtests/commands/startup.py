@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.command_line import positive
-from loadtests.startup import measure_startup, write_startup
+from loadtests.json_file import write_json
+from loadtests.startup import measure_startup
 
 
 def add(commands: Any) -> None:
@@ -26,7 +27,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     result = measure_startup(options.runs, options.image)
-    write_startup(options.out, result)
+    write_json(options.out, result)
     spread = f"{result['least']:.2f} to {result['most']:.2f}"
     print(f"ready after {result['median']:.2f} s (median of {options.runs}, {spread})")
     print(f"report: {options.out}")

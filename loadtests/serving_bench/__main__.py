@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.command_line import positive, progress_bar
+from loadtests.json_file import write_json
 from loadtests.local_service import ServiceError
+from loadtests.machine import usable_cores
 from loadtests.serving_bench.artifacts import Artifact, ArtifactError, artifact_for
 from loadtests.serving_bench.conditions import conditions
 from loadtests.serving_bench.jpegs import sha256_of, write_jpegs
@@ -40,7 +41,6 @@ from loadtests.serving_bench.wrk import WrkError, wrk_program
 
 WARM_UP_S = 2  # of every lane in every cell, before its first round; left out of all figures
 IDLE_WATCHED_S = 2.0
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MUST_AGREE = (
     "commit",
     "threads",
@@ -98,7 +98,9 @@ def parser() -> argparse.ArgumentParser:
         help="of each lane in a round; default: 2 for ResNet-20, 6 for ResNet-50, "
         "twice that beyond 16 connections",
     )  # fmt: skip
-    top.add_argument("--threads", type=positive(int), default=CORES, help="images decoded and inferred side by side")
+    top.add_argument(
+        "--threads", type=positive(int), default=usable_cores(), help="images decoded and inferred side by side"
+    )
     top.add_argument("--bentoml-home", type=Path, help="store with the models; default: one below --out, filled here")
     top.add_argument("--out", type=Path, default=Path("build/bench/serving"), help="folder of what was measured")
     top.add_argument("--resume", action="store_true", help="go on with the turns that are there")
@@ -141,7 +143,7 @@ class Bench:
             "not_measured": {},
         }
         self.carry_on() if self.options.resume else self.start_anew()
-        self.write("conditions.json", self.known)
+        write_json(self.out / "conditions.json", self.known)
 
     def carry_on(self) -> None:
         path = self.out / "conditions.json"
@@ -203,7 +205,7 @@ class Bench:
         time.sleep(1)  # what starting left to do
         idle = idle_shares([each.tree for each in opened.values()], IDLE_WATCHED_S)
         self.known["idle_share"][":".join(key)] = dict(zip(opened, idle, strict=True))
-        self.write("conditions.json", self.known)
+        write_json(self.out / "conditions.json", self.known)
         for lane, reason in reasons.items():
             print(f"{':'.join(key)}, {lane}: not measured: {reason}", file=sys.stderr, flush=True)
         if Lane.OURS_AGAIN in self.lanes:
@@ -226,18 +228,12 @@ class Bench:
                 results.append(summary(cell, turns, self.known["not_measured"].get(":".join(model(cell)), {})))
                 print(as_text(results[-1]) + "\n")
         finished = {"finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
-        self.write("serving.json", {"conditions": self.known | finished, "cells": results})
+        write_json(self.out / "serving.json", {"conditions": self.known | finished, "cells": results})
         print(
             f"medians, ratios paired by round, 95 % intervals over starts, or rounds where those are too few; "
             f"{self.known['machine']}"
         )
         print(f"report: {self.out / 'serving.json'}")
-
-    def write(self, name: str, content: dict[str, Any]) -> None:
-        """Whole or not at all."""
-        part = self.out / f"{name}.part"
-        part.write_text(json.dumps(content, indent=2) + "\n")
-        part.replace(self.out / name)
 
 
 def model(cell: Cell) -> tuple[str, str]:

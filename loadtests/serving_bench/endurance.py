@@ -6,12 +6,12 @@ python -m loadtests.serving_bench.endurance
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 from loadtests.command_line import positive, progress_bar
+from loadtests.json_file import write_json
 from loadtests.machine import machine
 from loadtests.serving_bench.artifacts import artifact_for
 from loadtests.serving_bench.jpegs import write_jpegs
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         "machine": machine(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
     }
-    options.out.write_text(json.dumps(result) + "\n")
+    write_json(options.out, result)
     print(
         f"{early / 1e6:.1f} MB after {options.early} requests, {samples[-1][1] / 1e6:.1f} MB after {done}: "
         f"{growth:.3f} times as much, {failed} failed; at most {MOST_GROWTH}: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from loadtests.command_line import progress_bar
 from loadtests.findings import Outcome
+from loadtests.json_file import write_json
 from loadtests.local_service import ServiceError
 from loadtests.machine import machine
 from loadtests.trust_bench import capacity, comparisons, percentiles, stall
@@ -89,9 +89,7 @@ def write(path: Path, begun: dict[str, Any], measures: Iterable[Measure]) -> Non
         "conditions": {**begun, "finished": time.strftime("%Y-%m-%d %H:%M:%S%z")},
         "measures": [asdict(measure) for measure in measures],
     }
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
+    write_json(path, content)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -51,6 +51,11 @@ def test_it_is_captured_on_the_callers_stream() -> None:
     assert (settings["user_compute_stream"], settings["enable_cuda_graph"]) == ("42", "1")
 
 
+@pytest.mark.parametrize(("precision", "preferred"), [(Precision.FP32, "0"), (Precision.FP16, "1")])
+def test_half_precision_has_its_channels_last(precision: Precision, preferred: str) -> None:
+    assert on_cuda(GRAPH, precision, 42).settings["prefer_nhwc"] == preferred
+
+
 def test_a_session_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "used", ("CPUExecutionProvider", CUDA_PROVIDER))
     with pytest.raises(UnavailableError, match=r"model\.onnx: ONNX Runtime would run it with CPUExecutionProvider"):

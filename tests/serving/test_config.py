@@ -8,10 +8,12 @@ import sys
 
 import pytest
 
-from serving import cores
+from export.cuda import Cuda, UnavailableError
+from serving import config, cores
 from serving.__main__ import main
-from serving.config import ConfigError, Settings, exact_tags, read_settings, reference
+from serving.config import ConfigError, ServingRuntime, Settings, exact_tags, read_settings, reference
 from tests.conftest import ROOT
+from tests.host_gpu import HostCudart
 
 
 def test_settings_are_read_by_name() -> None:
@@ -71,15 +73,32 @@ def test_the_command_prints_every_setting(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("usable", "on_gpu", "workers", "threads"),
-    [(0.5, False, 1, 1), (1, False, 1, 1), (2, False, 1, 2), (6, False, 3, 2), (7.5, False, 4, 2), (16, True, 1, 16)],
-)
+    ("usable", "gpu_gib", "workers", "threads"),
+    [
+        (0.5, None, 1, 1), (1, None, 1, 1), (2, None, 1, 2), (6, None, 3, 2), (7.5, None, 4, 2),
+        (16, 80, 4, 4), (16, 24, 2, 8), (16, 8, 1, 16), (2, 80, 1, 2), (16, 0, 1, 16),
+    ],
+)  # fmt: skip
 def test_cores_become_workers_and_threads(
-    monkeypatch: pytest.MonkeyPatch, usable: float, on_gpu: bool, workers: int, threads: int
+    monkeypatch: pytest.MonkeyPatch, usable: float, gpu_gib: int | None, workers: int, threads: int
 ) -> None:
     monkeypatch.setattr(cores, "cores", lambda: usable)
-    found = cores.default_workers(on_gpu=on_gpu)
+    found = cores.default_workers(None if gpu_gib is None else gpu_gib << 30)
     assert (found, cores.default_threads(found)) == (workers, threads)
+
+
+@pytest.mark.parametrize(("runtime", "found"), [("onnxruntime", None), ("auto", 24 << 30), ("tensorrt", 24 << 30)])
+def test_a_gpu_counts_where_it_would_infer(monkeypatch: pytest.MonkeyPatch, runtime: str, found: int | None) -> None:
+    monkeypatch.setattr(config, "cuda_or_reason", lambda: Cuda(HostCudart()))
+    assert config.gpu_bytes(ServingRuntime(runtime)) == found
+
+
+@pytest.mark.parametrize(("runtime", "found"), [("onnxruntime", None), ("auto", None), ("tensorrt", 0)])
+def test_a_gpu_that_is_not_there_has_no_memory(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, found: int | None
+) -> None:
+    monkeypatch.setattr(config, "cuda_or_reason", lambda: UnavailableError("none"))
+    assert config.gpu_bytes(ServingRuntime(runtime)) == found
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinity")

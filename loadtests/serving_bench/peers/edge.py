@@ -27,6 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loadtests.command_line import positive, progress_bar
+from loadtests.json_file import write_json
 from loadtests.machine import machine
 from loadtests.ratios import as_dict, median_over
 
@@ -56,8 +57,7 @@ def main() -> int:
         }
         turns = uvloop.run(measure(options.rounds, options.users))
     result = summary(turns, options.users)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.out, result)
     print(json.dumps(result, indent=2))
     return 0
 
