@@ -13,7 +13,7 @@ import bentoml
 import httpx2 as httpx
 import psutil
 
-from loadtests.leaving import begun, held, workers
+from loadtests.leaving import held, workers
 from loadtests.local_service import local_service
 from tests.conftest import PAIR, ROOT, registered
 from tests.serving.test_http_api import encoded
@@ -78,7 +78,7 @@ def test_a_killed_worker_harms_what_it_had_alone_and_comes_back_with_the_version
     """The newest at the start stays, though a newer one is registered before the worker comes back."""
     users_of_each = 4
     with local_service(environment={"SERVING_WORKERS": "2"}, folder=ROOT) as running:
-        until(lambda: begun(running) == 2)
+        until(lambda: running.begun() == 2)
         before = httpx.get(f"{running.url}/variants").json()
         (newer,) = registered(PAIR[0], "--untrained", "--max-batch-size", "7")
         users = Users(running.url, 2 * users_of_each)
@@ -86,7 +86,7 @@ def test_a_killed_worker_harms_what_it_had_alone_and_comes_back_with_the_version
         killed, other = workers(running.pid)
         in_hand = held(killed)
         killed.kill()
-        until(lambda: begun(running) == 3)
+        until(lambda: running.begun() == 3)
         answered = users.statuses[200]
         until(lambda: users.statuses[200] > answered + 100)
         users.stop()
