@@ -14,6 +14,7 @@ from starlette.types import Message, Receive
 
 from serving.call import Call
 from serving.errors import RequestError
+from serving.protocol import take_body
 
 PARAMETERS = ("variant", "top_k")  # of the query; people also try them as form fields
 MULTIPART_MARGIN = 64 << 10  # boundaries and part headers around an image
@@ -84,7 +85,9 @@ class InMemory(MultiPartParser):
 @asynccontextmanager
 async def form_of(call: Call, limit: int, name: str, most: int) -> AsyncIterator[FormData]:
     """A form that has 1 to `most` files called `name`, and nothing else; `limit` bytes and what frames them."""
-    request = Request(call.scope, bounded(call, limit + most * MULTIPART_MARGIN, limit))
+    all_in_all = limit + most * MULTIPART_MARGIN
+    refuse_declared(call, all_in_all, limit)
+    request = Request(call.scope, bounded(call, all_in_all, limit))
     try:
         form = await InMemory(request.headers, request.stream(), max_files=most, max_fields=8).parse()
     except (HTTPException, MultiPartException, ValueError) as error:  # ValueError: a charset that names no encoding
@@ -119,6 +122,12 @@ def refuse_surplus(form: FormData, name: str) -> None:
 
 
 async def read_raw(call: Call, limit: int) -> bytes:
+    refuse_declared(call, limit, limit)
+    whole = take_body(call.receive)
+    if whole is not None:
+        if len(whole) > limit:
+            raise too_many_bytes(f"more than {limit} bytes", limit)
+        return whole
     receive = bounded(call, limit, limit)
     message = await receive()
     if not message.get("more_body", False):
@@ -137,10 +146,7 @@ def body_of(message: Message) -> bytes:
 
 
 def bounded(call: Call, most: int, limit: int) -> Receive:
-    """What it receives, refused as soon as it is known to be above `most` bytes; people are told of the `limit`."""
-    declared = call.headers.get(b"content-length", b"")
-    if declared.isdigit() and (len(declared) > 18 or int(declared) > most):
-        raise too_many_bytes(f"content-length {declared.decode()}", limit)
+    """What it receives, refused as soon as it is above `most` bytes; people are told of the `limit`."""
     received = 0
 
     async def receive() -> Message:
@@ -152,6 +158,13 @@ def bounded(call: Call, most: int, limit: int) -> Receive:
         return message
 
     return receive
+
+
+def refuse_declared(call: Call, most: int, limit: int) -> None:
+    """Raises RequestError for a body that is above `most` bytes by its own word."""
+    declared = call.headers.get(b"content-length", b"")
+    if declared.isdigit() and (len(declared) > 18 or int(declared) > most):
+        raise too_many_bytes(f"content-length {declared.decode()}", limit)
 
 
 def content_type_of(call: Call) -> str:

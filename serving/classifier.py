@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact import GRAPH_FILE, Manifest, read_manifest
-from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
+from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels, read_small_jpeg
 from serving.answers import Classification, Explanation, Variant, Variants
 from serving.batching import Batches
 from serving.config import Batching, Settings
@@ -136,14 +136,20 @@ class Classifier:
         return self.served[variant]
 
     def classification(
-        self, encoded: bytes, served: Served, top_k: int, moments: Moments, deadline: float = math.inf
+        self,
+        encoded: bytes,
+        served: Served,
+        top_k: int,
+        moments: Moments,
+        deadline: float = math.inf,
+        small: bool = False,
     ) -> Work[Classification]:
-        """An encoded image -> its `top_k` most probable classes."""
+        """An encoded image -> its `top_k` most probable classes; `small`: found to be a small JPEG."""
 
         def write(logits: NDArray[np.float32], moments: Moments) -> Classification:
             return classified(served, logits[0], top_k, moments)
 
-        return Work(self.reader(encoded, served.manifest), write, moments, deadline)
+        return Work(self.reader(encoded, served.manifest, small), write, moments, deadline)
 
     def explanation(
         self, encoded: bytes, served: Served, index: int | None, top_k: int, moments: Moments, deadline: float
@@ -155,11 +161,13 @@ class Classifier:
 
         return Work(self.reader(encoded, served.manifest), write, moments, deadline)
 
-    def reader(self, encoded: bytes, manifest: Manifest) -> Callable[[], NDArray[np.uint8]]:
-        return lambda: self.decode(encoded, manifest)[np.newaxis]
+    def reader(self, encoded: bytes, manifest: Manifest, small: bool = False) -> Callable[[], NDArray[np.uint8]]:
+        return lambda: self.decode(encoded, manifest, small)[np.newaxis]
 
-    def decode(self, encoded: bytes, manifest: Manifest) -> NDArray[np.uint8]:
+    def decode(self, encoded: bytes, manifest: Manifest, small: bool = False) -> NDArray[np.uint8]:
         try:
+            if small:
+                return read_small_jpeg(encoded, manifest.spec.preprocessing)
             return read_pixels(io.BytesIO(encoded), manifest.spec.preprocessing, self.settings.max_image_pixels)
         except ImageTooLargeError as error:
             limit = f"up to {self.settings.max_image_pixels} pixels"

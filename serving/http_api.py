@@ -36,6 +36,7 @@ from serving.logs import log_access
 from serving.metrics import metrics
 from serving.openapi import document
 from serving.opened import Opened
+from serving.protocol import send_whole
 from serving.routing import CLIENT_HEADER
 from serving.static_files import INDEX, read_page
 from serving.work import Moments
@@ -90,7 +91,7 @@ class HttpApi:
         response.raw_headers.append((b"x-request-id", call.request_id.encode()))
         if self.opened.draining:
             response.raw_headers.append((b"connection", b"close"))
-        await response(scope, receive, send)
+        await send_whole(response, scope, receive, send)
         self.opened.answered += 1
         if self.opened.settings.access_log is AccessLog.ON:
             log_access(call, response.status_code, time.perf_counter() - begun)
@@ -186,12 +187,10 @@ class HttpApi:
         return as_json(document(self.opened.ready()))
 
     async def classify(self, call: Call) -> Response:
-        asked = read_parameters(call, self.opened.ready())
+        asked, settings = read_parameters(call, self.opened.ready()), self.opened.settings
         begun = time.perf_counter()
-        encoded = await self.opened.receive(
-            call, asked.served.lane, read_image(call, self.opened.settings.max_image_bytes)
-        )
-        here = self.opened.is_alone(call) and is_small_jpeg(encoded)
+        encoded = await self.opened.receive(call, asked.served.lane, read_image(call, settings.max_image_bytes))
+        here = self.opened.is_alone(call) and is_small_jpeg(encoded, settings.max_image_pixels)
         moments = Moments(begun, time.perf_counter())
         return as_json(to_json(await self.classified(call, asked, encoded, moments, here)))
 
@@ -238,7 +237,7 @@ class HttpApi:
         self, call: Call, asked: Asked, encoded: bytes, moments: Moments, here: bool = False
     ) -> Classification:
         classifier, served = self.opened.ready(), asked.served
-        work = classifier.classification(encoded, served, asked.top_k, moments, call.deadline)
+        work = classifier.classification(encoded, served, asked.top_k, moments, call.deadline, small=here)
         classification = await self.opened.run(served.lane, work, here)
         metrics().answered(served.manifest.variant, 1, moments.stages_s(time.perf_counter()))
         if asked.routed and classifier.routing.shadow and work.images is not None:

@@ -1,6 +1,7 @@
-"""uvicorn's HTTP protocol with a limit on what comes before a request: the bytes of its head, and how long they take.
+"""uvicorn's HTTP protocol with a limit on what comes before a request, and a shorter way for what is answered.
 
-uvicorn has neither with httptools: a head without end fills memory, and connections that send nothing stay for ever.
+What comes before is the bytes of its head, and how long they take. uvicorn limits neither with httptools: a head
+without end fills memory, and connections that send nothing stay for ever.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http import auto
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http import auto, httptools_impl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serving.config import Settings
 
@@ -22,6 +25,10 @@ class BoundedProtocol(HttpToolsProtocol):
     """A timer runs only while a head is awaited, which for most requests is never: they come whole."""
 
     settings: Settings
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.access_log = False  # uvicorn's, which would be put together for every request, though nobody prints it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -67,8 +74,61 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
+class Cycle(RequestResponseCycle):
+    """A request and its response, of which each may pass at once."""
+
+    def take_body(self) -> bytes | None:
+        """All of it, where it is there already, as most are when they are asked for; None elsewhere."""
+        if self.more_body or self.disconnected or self.response_complete:
+            return None
+        body, self.body = bytes(self.body), bytearray()
+        self.flow.resume_reading()  # or nobody would notice that the client hangs up
+        self.message_event.clear()
+        return body
+
+    def write_whole(self, response: Response) -> bool:
+        """Whether it is sent; where it is not, it goes the usual way.
+
+        uvicorn's own way is two messages, and a look at every character of every header. Here all of them are this
+        service's, and what it repeats of a request, its id, has been examined.
+        """
+        if type(response) is not Response or response.background is not None or self.scope["method"] == "HEAD":
+            return False
+        if self.response_started or self.disconnected or self.flow.write_paused:
+            return False
+        self.response_started, self.waiting_for_100_continue = True, False
+        lines = [STATUS_LINE[response.status_code]]
+        for name, value in (*self.default_headers, *response.raw_headers):
+            lines += (name, b": ", value, b"\r\n")
+            if name == b"connection":  # ours says nothing but that it closes
+                self.keep_alive = False
+        ends = b"\r\n" if self.keep_alive or b"connection" in lines else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join([*lines, ends, response.body]))
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return True
+
+
+def take_body(receive: Receive) -> bytes | None:
+    """From uvicorn; None elsewhere."""
+    cycle = getattr(receive, "__self__", None)
+    return cycle.take_body() if isinstance(cycle, Cycle) else None
+
+
+async def send_whole(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """At once, where uvicorn is who sends; as any ASGI application would, elsewhere."""
+    cycle = getattr(send, "__self__", None)
+    if not (isinstance(cycle, Cycle) and cycle.write_whole(response)):
+        await response(scope, receive, send)
+
+
 def bound_connections(settings: Settings) -> None:
     """Of this process, before uvicorn is configured; BentoML passes it no protocol, so that it takes this one."""
     BoundedProtocol.settings = settings
     chosen: Any = auto
     chosen.AutoHTTPProtocol = BoundedProtocol
+    theirs: Any = httptools_impl
+    theirs.RequestResponseCycle = Cycle
