@@ -20,7 +20,7 @@ from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.pixels import is_small_jpeg
 from serving.answers import BatchAnswer, BatchItem, Classification
@@ -43,11 +43,12 @@ from serving.work import Moments
 
 logger = logging.getLogger("bentoml.serve")
 
-PAGE = "/ui"
+PAGE, CLASSIFY = "/ui", "/classify"
 TOP_K = 5
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 BENTOML_PATHS = {"/livez": None, "/healthz": None, "/readyz": None, "/metrics": KeyScope.OBSERVE}
 ALIVE = {"/livez", "/healthz"}
+REFUSING_S = 1.0  # from the last 429 on: so long a look at the head alone is worth what it costs who is let in
 CLIENT_CLOSED_REQUEST = 499  # nginx's word for it: there is nobody to tell
 Handler = Callable[[Call], Awaitable[Response]]
 
@@ -57,6 +58,7 @@ class HttpApi:
 
     def __init__(self, app: ASGIApp, opened: Opened) -> None:
         self.app = app
+        self.refusing_until = 0.0  # by `perf_counter`
         self.opened = opened
         self.protocol = InferenceProtocol(opened)
         self.files = read_page()
@@ -64,7 +66,7 @@ class HttpApi:
             "/": ("GET", self.page, None),
             PAGE: ("GET", self.page, None),
             **{f"{PAGE}/{name}": ("GET", file, None) for name, file in self.files.items()},
-            "/classify": ("POST", self.classify, KeyScope.PREDICT),
+            CLASSIFY: ("POST", self.classify, KeyScope.PREDICT),
             "/classify/batch": ("POST", self.classify_batch, KeyScope.PREDICT),
             "/explain": ("POST", self.explain, KeyScope.PREDICT),
             "/variants": ("GET", self.variants, KeyScope.OBSERVE),
@@ -87,14 +89,48 @@ class HttpApi:
         if response is None:
             await self.app(scope, receive, send)
             return
-        metrics().replied(self.name(path), response.status_code)
-        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
-        if self.opened.draining:
-            response.raw_headers.append((b"connection", b"close"))
+        self.complete(response, call, path)
         await send_whole(response, scope, receive, send)
         self.opened.answered += 1
         if self.opened.settings.access_log is AccessLog.ON:
             log_access(call, response.status_code, time.perf_counter() - begun)
+
+    def complete(self, response: Response, call: Call, path: str) -> None:
+        metrics().replied(self.name(path), response.status_code)
+        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
+        if self.opened.draining:
+            response.raw_headers.append((b"connection", b"close"))
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """429 by the head of a request, before anything is begun for it: what makes overload cheap.
+
+        As `respond` would say; None for everybody else, and as long as nobody was refused lately.
+        """
+        now = time.perf_counter()
+        if now > self.refusing_until or scope["path"] != CLASSIFY or scope["method"] != "POST":
+            return None
+        settings = self.opened.settings
+        if settings.access_log is AccessLog.ON:
+            return None
+        call = Call(scope, nobody, dict(scope["headers"]))
+        try:
+            self.admit(call, KeyScope.PREDICT)
+            lane = read_parameters(call, self.opened.ready()).served.lane
+            self.opened.admit(lane, now + patience(call, settings.max_timeout_ms) / 1e3)
+        except RequestError as error:
+            if error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                return None  # with the body, if need be
+            response = self.refused(error, as_ours)
+            self.complete(response, call, CLASSIFY)
+            self.opened.answered += 1
+            return response
+        return None
+
+    def refused(self, error: RequestError, as_response: Callable[[RequestError], Response]) -> Response:
+        metrics().refuse(error.answer.error)
+        if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self.refusing_until = time.perf_counter() + REFUSING_S
+        return as_response(error)
 
     def name(self, path: str) -> str:
         """Of a path, in metrics: there is no end of paths that people make up."""
@@ -104,7 +140,7 @@ class HttpApi:
 
     async def respond(self, call: Call, path: str) -> Response | None:
         """Whatever happens, as a response; None for what is BentoML's to answer."""
-        refused = as_protocol if is_v2(path) else as_ours
+        as_response = as_protocol if is_v2(path) else as_ours
         try:
             if path in BENTOML_PATHS:
                 self.leave_to_bentoml(call, path)
@@ -120,14 +156,13 @@ class HttpApi:
                 raise wrong_method(call.method, method)
             return await self.in_time(handler, call)
         except RequestError as error:
-            metrics().refuse(error.answer.error)
-            return refused(error)
+            return self.refused(error, as_response)
         except ClientDisconnect:
             raise
         except Exception:
             logger.exception("%s %r failed, request %s", call.method, path[:200], call.request_id)
             message = "a fault of the service; its log has the details"
-            return refused(RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message))
+            return as_response(RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message))
 
     def leave_to_bentoml(self, call: Call, path: str) -> None:
         """Raises RequestError 503 where it would say that a worker lives that only a restart can help."""
@@ -305,6 +340,11 @@ def patience(call: Call, longest_ms: int) -> int:
             accepted=[f"1 to {longest_ms}"],
         )
     return min(int(text), longest_ms)
+
+
+async def nobody() -> Message:
+    """Of whom nothing is received."""
+    raise ClientDisconnect
 
 
 def is_v2(path: str) -> bool:

@@ -62,11 +62,8 @@ class Opened:
 
     async def receive(self, call: Call, lane: Lane, body: Coroutine[Any, Any, Result]) -> Result:
         """Bodies on their way are counted apart: slow clients must not keep quick ones out."""
-        most = self.settings.max_in_flight
         try:
-            admit(self.in_flight, most)  # no use in receiving what would be refused
-            admit(self.receiving, RECEIVING_PER_IN_FLIGHT * most)
-            lane.admit(call.deadline)
+            self.admit(lane, call.deadline)  # no use in receiving what would be refused
         except RequestError:
             body.close()  # nobody will await it
             raise
@@ -77,6 +74,13 @@ class Opened:
             self.receiving -= 1
         call.received = True  # from now on its deadline alone counts
         return content
+
+    def admit(self, lane: Lane, deadline: float) -> None:
+        """Raises RequestError 429 where too many are here, or nobody who comes now would be answered by then."""
+        most = self.settings.max_in_flight
+        admit(self.in_flight, most)
+        admit(self.receiving, RECEIVING_PER_IN_FLIGHT * most)
+        lane.admit(deadline)
 
     def is_alone(self, call: Call) -> bool:
         """Whether nobody else is here, and the last one who asked this came over the same connection.

@@ -7,6 +7,7 @@ without end fills memory, and connections that send nothing stay for ever.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import Response
@@ -25,6 +26,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """A timer runs only while a head is awaited, which for most requests is never: they come whole."""
 
     settings: Settings
+    refusal: Callable[[Scope], Response | None]  # of who need not be asked in, by the head of a request
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -43,6 +45,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self.in_head, self.head_bytes = False, 0
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        scope: Any = cycle.scope
+        response = type(self).refusal(scope)
+        if response is None or not (isinstance(cycle, Cycle) and cycle.write_whole(response)):
+            super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -125,9 +133,9 @@ async def send_whole(response: Response, scope: Scope, receive: Receive, send: S
         await response(scope, receive, send)
 
 
-def bound_connections(settings: Settings) -> None:
+def bound_connections(settings: Settings, refusal: Callable[[Scope], Response | None]) -> None:
     """Of this process, before uvicorn is configured; BentoML passes it no protocol, so that it takes this one."""
-    BoundedProtocol.settings = settings
+    BoundedProtocol.settings, BoundedProtocol.refusal = settings, staticmethod(refusal)
     chosen: Any = auto
     chosen.AutoHTTPProtocol = BoundedProtocol
     theirs: Any = httptools_impl

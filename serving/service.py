@@ -52,8 +52,9 @@ class Service(bentoml.Service[Any]):  # type: ignore[misc]  # resolved lazily, a
     """BentoML's, with our routes in front of its application."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        bound_connections(read_settings(os.environ))
-        return HttpApi(super().to_asgi(is_main), opened)
+        api = HttpApi(super().to_asgi(is_main), opened)
+        bound_connections(read_settings(os.environ), api.refusal)
+        return api
 
 
 @bentoml.service(
