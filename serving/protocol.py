@@ -23,7 +23,10 @@ REQUEST_LINE = 8 << 10  # beside the headers
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A timer runs only while a head is awaited, which for most requests is never: they come whole."""
+    """A timer runs only while a head is awaited, or a body that nobody reads: hardly ever, most requests come whole.
+
+    Of a body that is read, `serving/call.py` watches the time.
+    """
 
     settings: Settings
     refusal: Callable[[Scope], Response | None]  # of who need not be asked in, by the head of a request
@@ -35,6 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.in_head, self.head_bytes = True, 0
+        self.in_body = self.unread = False
         self.timer: asyncio.TimerHandle | None = None
         self.await_head()
 
@@ -43,8 +47,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self.in_head, self.head_bytes = False, 0
+        self.in_head, self.head_bytes, self.in_body = False, 0, True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.in_body = False
+        super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         scope: Any = cycle.scope
@@ -55,13 +63,22 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self.in_head:
-            self.stop_waiting()
+            self.look_after_body()
             return
         self.head_bytes += len(data)
         if self.head_bytes > self.settings.max_header_bytes + REQUEST_LINE:
             self.refuse(TOO_LARGE)
         elif self.timer is None:
             self.await_head()
+
+    def look_after_body(self) -> None:
+        """One that nobody reads may take as long as another, and so may what follows it: uvicorn waits for neither."""
+        was_unread, self.unread = self.unread, self.in_body and self.cycle is not None and self.cycle.response_complete
+        if self.unread and was_unread:
+            return
+        self.stop_waiting()
+        if self.unread or was_unread:
+            self.timer = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stop_waiting()

@@ -94,6 +94,23 @@ def test_a_body_that_trickles_gets_408(impatient: LocalService) -> None:
     assert b"slow_body" in found
 
 
+def test_a_body_that_nobody_reads_is_not_waited_for_either(impatient: LocalService) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(b"POST /classify?variant=none HTTP/1.1\r\nhost: any\r\ncontent-length: 5000\r\n\r\n12345")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+        assert flood(connection, b"a", times=500, pause_s=0.02) < 500
+
+
+def test_a_connection_that_falls_silent_after_such_a_body_is_closed(impatient: LocalService) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(b"POST /classify?variant=none HTTP/1.1\r\nhost: any\r\ncontent-length: 9\r\n\r\n12345")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+        for piece in (b"67", b"89"):
+            connection.sendall(piece)
+            time.sleep(0.05)
+        assert answer(connection) == b""
+
+
 def test_a_connection_that_is_kept_serves_on_and_a_head_in_two_pieces_is_one(impatient: LocalService) -> None:
     body = encoded()
     head = f"POST /classify HTTP/1.1\r\nhost: any\r\ncontent-length: {len(body)}\r\n\r\n".encode()
