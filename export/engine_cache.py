@@ -5,12 +5,15 @@ The default folder is the user's own: an engine is code that the GPU's driver wi
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
 import re
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from export.artifact import Engine
@@ -49,6 +52,17 @@ class EngineCache:
 
     def keep(self, engine: Engine, content: bytes) -> None:
         remember(self.folder / f"{key_of(engine)}-{hashlib.sha256(content).hexdigest()}.engine", content)
+
+    @contextmanager
+    def alone(self, engine: Engine) -> Iterator[None]:
+        """Who wants the same engine waits: workers would all build it, and time its kernels beside each other."""
+        with ExitStack() as stack:
+            with suppress(OSError):  # as what cannot be kept, it costs time
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if is_own(self.folder):
+                    file = stack.enter_context((self.folder / f"{key_of(engine)}.lock").open("w"))
+                    fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, be it by a kill
+            yield
 
     def timing(self, engine: Engine) -> Path:
         """The file of TensorRT's own measurements of kernels, which shorten the next build."""

@@ -69,11 +69,13 @@ def to_engine(
         not_measured=NOT_RUN,
         **asdict(built_for),
     )
-    if cache is not None and (found := cache.find(engine)) is not None:
-        return found, engine
-    content = build(tensorrt, graph, engine, cache, watch)
-    if cache is not None:
-        cache.keep(engine, content)
+    if cache is None:
+        return build(tensorrt, graph, engine, cache, watch), engine
+    with cache.alone(engine):
+        content = cache.find(engine)
+        if content is None:
+            content = build(tensorrt, graph, engine, cache, watch)
+            cache.keep(engine, content)
     return content, engine
 
 

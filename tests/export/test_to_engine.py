@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +120,35 @@ def test_exporting_again_takes_the_engine_from_the_cache(
     assert kept.stat().st_mtime_ns == made
     exported([*arguments, "--max-batch-size", "16"], capsys)  # other options, another engine
     assert len({path.name.partition("-")[0] for path in (tmp_path / "engines").glob("*.engine")}) == 2
+
+
+def test_of_several_who_want_an_engine_one_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def slowly(*_: object) -> bytes:
+        built.append(b"an engine")
+        time.sleep(0.2)  # long enough for the others to come
+        return built[0]
+
+    def want(number: int) -> bytes:
+        content, _ = to_engine(graph, Runtime.TENSORRT_RTX, PROFILE, Target(), EngineCache(tmp_path / "engines"))
+        return content
+
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"a graph")
+    monkeypatch.setattr("export.to_engine.build", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(want, range(4))) == [b"an engine"] * 4
+    assert len(built) == 1
+
+
+def test_where_nothing_can_be_kept_engines_are_built_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = EngineCache(tmp_path / "file" / "engines")
+    monkeypatch.setattr("export.to_engine.build", lambda *_: b"an engine")
+    assert to_engine(tmp_path / "file", Runtime.TENSORRT_RTX, PROFILE, Target(), cache)[0] == b"an engine"
 
 
 @pytest.fixture(scope="module")
