@@ -16,6 +16,7 @@ from loadtests.serving_bench.processes import Tree
 
 READY_WITHIN_S = 300.0  # of all at once, each with its own copy of everything on one GPU
 LOOK_S = 0.1
+FAILED = "not ready, and will not be"  # the service's own words, of a worker that has begun all the same
 
 
 @dataclass(frozen=True, order=True)
@@ -51,9 +52,11 @@ def read_sizes(text: str) -> tuple[Size, ...]:
 
 
 def default_sizes() -> tuple[Size, ...]:
-    """From one worker for all cores to one for each, doubling."""
-    workers = [1 << power for power in range(usable_cores().bit_length())]
-    return tuple(Size(number, math.ceil(usable_cores() / number)) for number in workers)
+    """One worker, one for every four cores and one for every two; where those are all one, one for each as well."""
+    most = usable_cores()
+    workers = {1, max(1, most // 4), max(1, most // 2)}
+    workers |= {most} if len(workers) == 1 else set()
+    return tuple(Size(number, math.ceil(most / number)) for number in sorted(workers))
 
 
 def open_lanes(stack: ExitStack, variant: str, sizes: Sequence[Size]) -> dict[str, Lane]:
@@ -75,4 +78,6 @@ def opened(variant: str, size: Size) -> Iterator[Lane]:
             if time.perf_counter() - begun > READY_WITHIN_S:
                 raise ServiceError(f"{service.begun()} of {size.workers} workers began:\n{service.log()[-4000:]}")
             time.sleep(LOOK_S)
+        if FAILED in service.log():
+            raise ServiceError(f"{size}: not every worker opened {variant}; the log ends:\n{service.log()[-4000:]}")
         yield Lane(service.url, Tree(service.pid), time.perf_counter() - begun)

@@ -85,8 +85,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("variant", help="of the model store, or a tag")
     top.add_argument(
         "--sizes", type=read_sizes, default=default_sizes(), metavar="WORKERSxTHREADS,...",
-        help="the first is what all others are compared with, and is measured twice; default: from one worker with a "
-        "thread a core to a worker a core, doubling",
+        help="the first is what all others are compared with, and is measured twice; default: one worker, one "
+        "for every four cores and one for every two",
     )  # fmt: skip
     top.add_argument("--connections", type=positive(int), default=16, help="of a closed workload (default: 16)")
     top.add_argument("--rounds", type=positive(int), default=40, help="of every size in turn (default: 40)")

@@ -55,12 +55,12 @@ def read_pixels(
     return fitted(whole, preprocessing)
 
 
-def read_small_jpeg(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def read_small_jpeg(content: bytes, preprocessing: Preprocessing, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """As `read_pixels`, of what `is_small_jpeg` has found to be one: it is not examined again."""
     try:
         whole = np.asarray(simplejpeg.decode_jpeg(content), np.uint8)
     except ValueError:
-        return read_pixels(io.BytesIO(content), preprocessing)
+        return read_pixels(io.BytesIO(content), preprocessing, max_pixels)
     return fitted(whole, preprocessing)
 
 

@@ -167,7 +167,7 @@ class Classifier:
     def decode(self, encoded: bytes, manifest: Manifest, small: bool = False) -> NDArray[np.uint8]:
         try:
             if small:
-                return read_small_jpeg(encoded, manifest.spec.preprocessing)
+                return read_small_jpeg(encoded, manifest.spec.preprocessing, self.settings.max_image_pixels)
             return read_pixels(io.BytesIO(encoded), manifest.spec.preprocessing, self.settings.max_image_pixels)
         except ImageTooLargeError as error:
             limit = f"up to {self.settings.max_image_pixels} pixels"

@@ -12,7 +12,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer  # alias
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from export.cuda import UnavailableError, cuda_or_reason
+from export.cuda import DeviceError, UnavailableError, cuda_or_reason
 from export.engine_cache import default_folder
 from serving.cores import default_threads, default_workers
 
@@ -132,7 +132,7 @@ class Settings(BaseModel):
         default_factory=lambda earlier: default_workers(gpu_bytes(earlier["runtime"])),
         ge=1,
         le=MOST_THREADS,
-        description="processes; by default one for every two cores, on a GPU for every four and every 12 GiB of its "
+        description="processes; by default one for every two cores, on a GPU for every four and every 11 GiB of its "
         "memory",
     )
     threads: int = Field(
@@ -186,7 +186,7 @@ def workers_or_default(environment: Mapping[str, str]) -> int:
     """BentoML wants to know when it imports the service, where a mistake would be a traceback; `pin` reports it."""
     try:
         return read_settings(environment).workers
-    except ConfigError:
+    except (ConfigError, DeviceError):
         return 1
 
 

@@ -12,7 +12,7 @@ CORES_A_WORKER = 2  # on two, a second worker gains a small network little (docs
 CORES_A_WORKER_ON_GPU = (
     4  # of 16, four workers answer 2.1 to 2.6 times as many requests as one, eight fewer (docs/gpu.md)
 )
-GPU_BYTES_A_WORKER = 12 << 30  # each opens models of its own: a ResNet-50 for batches up to 64 takes 3.2 GB
+GPU_BYTES_A_WORKER = 11 << 30  # each opens models of its own: a ResNet-50 for batches up to 64 takes 3.1 GiB
 
 
 def cores() -> float:

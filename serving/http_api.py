@@ -115,8 +115,11 @@ class HttpApi:
         call = Call(scope, nobody, dict(scope["headers"]))
         try:
             self.admit(call, KeyScope.PREDICT)
-            lane = read_parameters(call, self.opened.ready()).served.lane
-            self.opened.admit(lane, now + patience(call, settings.max_timeout_ms) / 1e3)
+            classifier = self.opened.ready()
+            asked = read_parameters(call, classifier)
+            if asked.routed and classifier.routing.sole is None and CLIENT_HEADER not in call.headers:
+                return None  # the lot would be drawn twice, and fall to whoever has room in neither
+            self.opened.admit(asked.served.lane, now + patience(call, settings.max_timeout_ms) / 1e3)
         except RequestError as error:
             if error.status != HTTPStatus.TOO_MANY_REQUESTS:
                 return None  # with the body, if need be

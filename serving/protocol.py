@@ -38,7 +38,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.in_head, self.head_bytes = True, 0
-        self.in_body = self.unread = False
+        self.in_body = self.is_parsing = False
+        self.unread: Any = None  # the cycle of a body that nobody reads, while a timer runs for that
         self.timer: asyncio.TimerHandle | None = None
         self.await_head()
 
@@ -55,16 +56,26 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        scope: Any = cycle.scope
-        response = type(self).refusal(scope)
-        if response is None or not (isinstance(cycle, Cycle) and cycle.write_whole(response)):
-            super()._start_asgi_task(cycle, app)
+        """Unless it is refused at once. Who has waited behind others is not asked: each would call for the next."""
+        if self.is_parsing and isinstance(cycle, Cycle) and cycle.may_write:
+            scope: Any = cycle.scope
+            response = type(self).refusal(scope)
+            if response is not None and cycle.write_whole(response):
+                return
+        self._unset_keepalive_if_required()  # which a refusal may have armed that came in the same piece
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self.is_parsing = True
+        try:
+            super().data_received(data)
+        finally:
+            self.is_parsing = False
         if not self.in_head:
             self.look_after_body()
             return
+        if self.unread is not None:
+            self.stop_waiting()
         self.head_bytes += len(data)
         if self.head_bytes > self.settings.max_header_bytes + REQUEST_LINE:
             self.refuse(TOO_LARGE)
@@ -73,11 +84,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def look_after_body(self) -> None:
         """One that nobody reads may take as long as another, and so may what follows it: uvicorn waits for neither."""
-        was_unread, self.unread = self.unread, self.in_body and self.cycle is not None and self.cycle.response_complete
-        if self.unread and was_unread:
+        answered = self.cycle is not None and self.cycle.response_complete
+        if answered and self.in_body and self.unread is self.cycle:
             return
         self.stop_waiting()
-        if self.unread or was_unread:
+        if answered and (self.in_body or self.timeout_keep_alive_task is None):
+            self.unread = self.cycle
             self.timer = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -88,6 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.timer = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.refuse, TOO_SLOW)
 
     def stop_waiting(self) -> None:
+        self.unread = None
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -111,6 +124,11 @@ class Cycle(RequestResponseCycle):
         self.message_event.clear()
         return body
 
+    @property
+    def may_write(self) -> bool:
+        """Whether nothing has been written yet, and the client reads."""
+        return not (self.response_started or self.disconnected or self.flow.write_paused)
+
     def write_whole(self, response: Response) -> bool:
         """Whether it is sent; where it is not, it goes the usual way.
 
@@ -119,22 +137,27 @@ class Cycle(RequestResponseCycle):
         """
         if type(response) is not Response or response.background is not None or self.scope["method"] == "HEAD":
             return False
-        if self.response_started or self.disconnected or self.flow.write_paused:
+        if not self.may_write:
             return False
         self.response_started, self.waiting_for_100_continue = True, False
-        lines = [STATUS_LINE[response.status_code]]
+        lines, says_so = [STATUS_LINE[response.status_code]], False
         for name, value in (*self.default_headers, *response.raw_headers):
             lines += (name, b": ", value, b"\r\n")
             if name == b"connection":  # ours says nothing but that it closes
-                self.keep_alive = False
-        ends = b"\r\n" if self.keep_alive or b"connection" in lines else b"connection: close\r\n\r\n"
+                self.keep_alive, says_so = False, True
+        ends = b"\r\n" if self.keep_alive or says_so else b"connection: close\r\n\r\n"
         self.transport.write(b"".join([*lines, ends, response.body]))
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
-        self.on_response()
+        respond, self.on_response = self.on_response, nothing  # or it and the connection would hold each other
+        respond()
         return True
+
+
+def nothing() -> None:
+    pass
 
 
 def take_body(receive: Receive) -> bytes | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,8 +15,8 @@ from loadtests import sizing_bench
 from loadtests.leaving import workers
 from loadtests.local_service import ServiceError
 from loadtests.serving_bench.wrk import Load
-from loadtests.sizes import Lane, Size, default_sizes, open_lanes, read_sizes
-from tests.conftest import PAIR
+from loadtests.sizes import FAILED, Lane, Size, default_sizes, open_lanes, read_sizes
+from tests.conftest import PAIR, ROOT
 
 ROUND = Load(requests=100, seconds=1.0, p50_us=1e3, p99_us=2e3, failures={})
 
@@ -29,9 +31,26 @@ def test_a_size_that_is_none_is_refused(text: str) -> None:
         read_sizes(text)
 
 
-def test_by_default_workers_double_up_to_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtests.sizes.usable_cores", lambda: 6)
-    assert default_sizes() == (Size(1, 6), Size(2, 3), Size(4, 2))
+@pytest.mark.parametrize(
+    ("cores", "sizes"),
+    [(1, [(1, 1)]), (2, [(1, 2), (2, 1)]), (6, [(1, 6), (3, 2)]), (16, [(1, 16), (4, 4), (8, 2)])],
+)
+def test_the_default_sizes_are_few(monkeypatch: pytest.MonkeyPatch, cores: int, sizes: list[tuple[int, int]]) -> None:
+    monkeypatch.setattr("loadtests.sizes.usable_cores", lambda: cores)
+    assert default_sizes() == tuple(Size(*size) for size in sizes)
+
+
+def test_a_lane_whose_models_did_not_open_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a GPU has no memory left; the words are the service's."""
+    assert FAILED in (ROOT / "serving" / "service.py").read_text()
+
+    @contextmanager
+    def begun_in_vain(**_: object) -> Iterator[object]:
+        yield SimpleNamespace(begun=lambda: 2, log=lambda: f"one is {FAILED}: out of memory")
+
+    monkeypatch.setattr("loadtests.sizes.local_service", begun_in_vain)
+    with pytest.raises(ServiceError, match="2x1: not every worker opened any"), ExitStack() as stack:
+        open_lanes(stack, "any", (Size(2, 1),))
 
 
 @pytest.mark.usefixtures("exported_pair")

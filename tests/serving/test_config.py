@@ -76,7 +76,7 @@ def test_the_command_prints_every_setting(capsys: pytest.CaptureFixture[str]) ->
     ("usable", "gpu_gib", "workers", "threads"),
     [
         (0.5, None, 1, 1), (1, None, 1, 1), (2, None, 1, 2), (6, None, 3, 2), (7.5, None, 4, 2),
-        (16, 80, 4, 4), (16, 24, 2, 8), (16, 8, 1, 16), (2, 80, 1, 2), (16, 0, 1, 16),
+        (16, 80, 4, 4), (16, 22, 2, 8), (16, 8, 1, 16), (2, 80, 1, 2), (16, 0, 1, 16),
     ],
 )  # fmt: skip
 def test_cores_become_workers_and_threads(

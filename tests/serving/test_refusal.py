@@ -82,6 +82,16 @@ def test_what_is_to_be_told_something_else_is_asked_in(api: HttpApi, other: dict
     assert api.refusal(other) is None
 
 
+def test_where_a_lot_decides_it_is_drawn_once(exported_pair: tuple[str, str]) -> None:
+    with opening(exported_pair, split={PAIR[0]: 50, PAIR[1]: 50}) as opened:
+        api = HttpApi(PlainTextResponse(""), opened)
+        opened.in_flight = opened.settings.max_in_flight
+        assert TestClient(api).post("/classify", content=encoded()).status_code == 429
+        assert api.refusal(scope()) is None
+        assert api.refusal(scope(headers={"x-client-key": "mine"})) is not None
+        assert api.refusal(scope(query=f"variant={PAIR[0]}".encode())) is not None
+
+
 def test_who_finds_room_is_asked_in(api: HttpApi, opened: Opened) -> None:
     opened.in_flight -= 1
     assert api.refusal(scope()) is None

@@ -1,0 +1,148 @@
+"""Refused while a piece is parsed: what else is in the piece, and what comes after it, is served as ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.responses import Response
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.server import ServerState
+
+from serving.config import Settings
+from serving.protocol import BoundedProtocol, Cycle
+
+FULL = b"POST /classify HTTP/1.1\r\ncontent-length: 9\r\n\r\n"
+EMPTY = b"POST /classify HTTP/1.1\r\n\r\n"
+OTHER = b"GET /variants HTTP/1.1\r\n\r\n"
+
+
+class Wire:
+    """The other end keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str) -> Any:
+        return {"peername": ("10.0.0.1", 5000), "sockname": ("10.0.0.2", 3000)}.get(name)
+
+    def close(self) -> None:
+        self.sent += b"CLOSED"
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def refusing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Whoever asks for a classification by the head alone; how many were asked."""
+    asked: list[int] = []
+
+    def refusal(scope: Any) -> Response | None:
+        asked.append(1)
+        return Response(b"full", 429) if scope["path"] == "/classify" else None
+
+    monkeypatch.setattr(httptools_impl, "RequestResponseCycle", Cycle)
+    monkeypatch.setattr(BoundedProtocol, "settings", Settings.model_validate({"max_receive_ms": 100}), raising=False)
+    monkeypatch.setattr(BoundedProtocol, "refusal", staticmethod(refusal), raising=False)
+    return asked
+
+
+def play(scenario: Callable[[BoundedProtocol, Wire], Awaitable[None]]) -> None:
+    """With an application that answers once `scenario` lets it, which is when it gives up the event loop."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        await Response(b"classified")(scope, receive, send)
+
+    async def run() -> None:
+        config = uvicorn.Config(answer, loop="none", lifespan="off", ws="none", log_level="warning", access_log=False)
+        protocol, wire = BoundedProtocol(config, ServerState(), {}, asyncio.get_running_loop()), Wire()
+        protocol.connection_made(wire)  # type: ignore[arg-type]
+        await scenario(protocol, wire)
+        protocol.connection_lost(None)
+
+    asyncio.run(run())
+
+
+async def answered(wire: Wire, number: int) -> None:
+    for _ in range(100 * number):
+        if wire.sent.count(b"HTTP/1.1 ") == number:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(wire.sent)
+
+
+def test_who_comes_in_one_piece_with_a_refused_one_has_its_time() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(EMPTY)
+        assert protocol.timeout_keep_alive_task is not None
+        protocol.data_received(EMPTY + OTHER)
+        assert wire.sent.count(b" 429 ") == 2
+        assert (protocol.timeout_keep_alive_task, protocol.timer) == (None, None)
+        await answered(wire, 3)
+
+    play(scenario)
+
+
+def test_however_many_are_sent_ahead_each_is_answered(refusing: list[int]) -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(OTHER + EMPTY * 1000)
+        await answered(wire, 1001)
+
+    play(scenario)
+    assert len(refusing) == 1  # those that waited went the usual way
+
+
+def test_what_comes_with_the_rest_of_an_unread_body_has_its_time() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(FULL + b"1234")
+        assert protocol.timer is not None
+        protocol.data_received(b"56789" + OTHER)
+        assert protocol.timer is None
+        await answered(wire, 2)
+
+    play(scenario)
+
+
+def test_every_unread_body_has_a_time_of_its_own() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(FULL + b"1234")
+        first = protocol.timer
+        protocol.data_received(b"5")
+        assert protocol.timer is first
+        protocol.data_received(b"6789" + FULL + b"1234")
+        assert first is not None
+        assert first.cancelled()
+        second = protocol.timer
+        protocol.data_received(b"56789" + FULL[:9])
+        assert second is not None
+        assert second.cancelled()
+        protocol.data_received(FULL[9:] + b"1234")
+        protocol.data_received(b"56789")
+        assert wire.sent.count(b" 429 ") == 3
+        async with asyncio.timeout(10):
+            while b"CLOSED" not in wire.sent:  # nothing comes any more
+                await asyncio.sleep(0.01)
+
+    play(scenario)
+
+
+def test_who_does_not_read_is_not_asked(refusing: list[int]) -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.pause_writing()
+        protocol.data_received(EMPTY)
+        assert refusing == []
+        protocol.resume_writing()
+        await answered(wire, 1)
+
+    play(scenario)
