@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from serving.call import Call
+from serving.cycle import take_body
 from serving.errors import RequestError
-from serving.protocol import take_body
 
 PARAMETERS = ("variant", "top_k")  # of the query; people also try them as form fields
 MULTIPART_MARGIN = 64 << 10  # boundaries and part headers around an image

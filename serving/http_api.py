@@ -12,12 +12,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain
 
 from pydantic_core import to_json
-from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,8 +24,8 @@ from models.pixels import is_small_jpeg
 from serving.answers import BatchAnswer, BatchItem, Classification
 from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_long
 from serving.call import Call, Vain, Watch, current
-from serving.classifier import Classifier, Served
 from serving.config import AccessLog
+from serving.cycle import send_whole
 from serving.errors import RequestError, sendable, too_late, too_slow, wrong_method
 from serving.inference_protocol import InferenceProtocol, as_protocol
 from serving.keys import Scope as KeyScope
@@ -36,7 +34,7 @@ from serving.logs import log_access
 from serving.metrics import metrics
 from serving.openapi import document
 from serving.opened import Opened
-from serving.protocol import send_whole
+from serving.parameters import Asked, patience, read_parameters
 from serving.routing import CLIENT_HEADER
 from serving.static_files import INDEX, read_page
 from serving.work import Moments
@@ -44,8 +42,6 @@ from serving.work import Moments
 logger = logging.getLogger("bentoml.serve")
 
 PAGE, CLASSIFY = "/ui", "/classify"
-TOP_K = 5
-TIMEOUT_HEADER = b"x-request-timeout-ms"
 BENTOML_PATHS = {"/livez": None, "/healthz": None, "/readyz": None, "/metrics": KeyScope.OBSERVE}
 ALIVE = {"/livez", "/healthz"}
 REFUSING_S = 1.0  # from the last 429 on: so long a look at the head alone is worth what it costs who is let in
@@ -281,68 +277,6 @@ class HttpApi:
         if asked.routed and classifier.routing.shadow and work.images is not None:
             self.opened.copy(served, classification["predictions"][0]["index"], work.images)
         return classification
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """`routed`: the request named no variant, so `served` is the routing's choice; `index`: of a class."""
-
-    served: Served
-    routed: bool
-    top_k: int
-    index: int | None
-
-
-def read_parameters(call: Call, classifier: Classifier, known: tuple[str, ...] = PARAMETERS) -> Asked:
-    query = call.scope["query_string"]
-    found = QueryParams(query) if query else {}
-    if found and (unknown := sorted(set(found) - set(known))):
-        raise RequestError(
-            HTTPStatus.BAD_REQUEST,
-            "unknown_parameter",
-            f"unknown query parameters {unknown}",
-            found=", ".join(unknown),
-            accepted=list(known),
-        )
-    variant = found.get("variant")
-    served = classifier.choose(variant, call.headers.get(CLIENT_HEADER))
-    classes = len(served.manifest.labels)
-    top_k = whole_number(found, "top_k", 1, classes)
-    index = whole_number(found, "class", 0, classes - 1)
-    return Asked(served, variant is None, min(TOP_K, classes) if top_k is None else top_k, index)
-
-
-def whole_number(parameters: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """None where it is not given."""
-    text = parameters.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 6 and least <= int(text) <= most):
-        raise RequestError(
-            HTTPStatus.BAD_REQUEST,
-            f"bad_{name}",
-            f"{name} must be a whole number from {least} to {most}",
-            found=text,
-            accepted=[f"{least} to {most}"],
-        )
-    return int(text)
-
-
-def patience(call: Call, longest_ms: int) -> int:
-    """Milliseconds that a client has patience for, `X-Request-Timeout-Ms`, up to what the service has."""
-    given = call.headers.get(TIMEOUT_HEADER)
-    if given is None:
-        return longest_ms
-    text = given.decode("latin-1").strip()
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
-        raise RequestError(
-            HTTPStatus.BAD_REQUEST,
-            "bad_timeout",
-            f"{TIMEOUT_HEADER.decode()} is a whole number of milliseconds",
-            found=text[:40],
-            accepted=[f"1 to {longest_ms}"],
-        )
-    return min(int(text), longest_ms)
 
 
 async def nobody() -> Message:

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with a limit on what comes before a request, and a shorter way for what is answered.
+"""uvicorn's HTTP protocol with a limit on what it waits for, and a look at who need not be asked in.
 
-What comes before is the bytes of its head, and how long they take. uvicorn limits neither with httptools: a head
-without end fills memory, and connections that send nothing stay for ever.
+uvicorn, with httptools, limits neither the bytes of a head nor how long they take: a head without end fills memory, and
+connections that send nothing stay for ever.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 from uvicorn.protocols.http import auto, httptools_impl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.config import Settings
+from serving.cycle import Cycle
 
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -110,67 +111,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(response)
             self.transport.close()
-
-
-class Cycle(RequestResponseCycle):
-    """A request and its response, of which each may pass at once."""
-
-    def take_body(self) -> bytes | None:
-        """All of it, where it is there already, as most are when they are asked for; None elsewhere."""
-        if self.more_body or self.disconnected or self.response_complete:
-            return None
-        body, self.body = bytes(self.body), bytearray()
-        self.flow.resume_reading()  # or nobody would notice that the client hangs up
-        self.message_event.clear()
-        return body
-
-    @property
-    def may_write(self) -> bool:
-        """Whether nothing has been written yet, and the client reads."""
-        return not (self.response_started or self.disconnected or self.flow.write_paused)
-
-    def write_whole(self, response: Response) -> bool:
-        """Whether it is sent; where it is not, it goes the usual way.
-
-        uvicorn's own way is two messages, and a look at every character of every header. Here all of them are this
-        service's, and what it repeats of a request, its id, has been examined.
-        """
-        if type(response) is not Response or response.background is not None or self.scope["method"] == "HEAD":
-            return False
-        if not self.may_write:
-            return False
-        self.response_started, self.waiting_for_100_continue = True, False
-        lines, says_so = [STATUS_LINE[response.status_code]], False
-        for name, value in (*self.default_headers, *response.raw_headers):
-            lines += (name, b": ", value, b"\r\n")
-            if name == b"connection":  # ours says nothing but that it closes
-                self.keep_alive, says_so = False, True
-        ends = b"\r\n" if self.keep_alive or says_so else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join([*lines, ends, response.body]))
-        self.response_complete = True
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        respond, self.on_response = self.on_response, nothing  # or it and the connection would hold each other
-        respond()
-        return True
-
-
-def nothing() -> None:
-    pass
-
-
-def take_body(receive: Receive) -> bytes | None:
-    """From uvicorn; None elsewhere."""
-    cycle = getattr(receive, "__self__", None)
-    return cycle.take_body() if isinstance(cycle, Cycle) else None
-
-
-async def send_whole(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """At once, where uvicorn is who sends; as any ASGI application would, elsewhere."""
-    cycle = getattr(send, "__self__", None)
-    if not (isinstance(cycle, Cycle) and cycle.write_whole(response)):
-        await response(scope, receive, send)
 
 
 def bound_connections(settings: Settings, refusal: Callable[[Scope], Response | None]) -> None:

@@ -13,7 +13,8 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.server import ServerState
 
 from serving.config import Settings
-from serving.protocol import BoundedProtocol, Cycle
+from serving.cycle import Cycle
+from serving.protocol import BoundedProtocol
 
 FULL = b"POST /classify HTTP/1.1\r\ncontent-length: 9\r\n\r\n"
 EMPTY = b"POST /classify HTTP/1.1\r\n\r\n"
