@@ -39,7 +39,7 @@ class Opened:
     in_flight: int = field(default=0, init=False)
     receiving: int = field(default=0, init=False)
     answered: int = field(default=0, init=False)
-    client: Any = field(default=None, init=False)  # the last one, by address and port
+    client: Any = field(default=None, init=False)  # the last one, by its connection's address and port
     shadow: Shadow = field(default_factory=Shadow, init=False)
 
     @cached_property
@@ -85,10 +85,10 @@ class Opened:
     def is_alone(self, call: Call) -> bool:
         """Whether nobody else is here, and the last one who asked this came over the same connection.
 
-        A client that a proxy names mostly comes without a port. Where its connections cannot be told apart, it is not.
+        Clients that a proxy lets share one come one after the other.
         """
         last, self.client = self.client, call.scope.get("client")
-        return last is not None and last == self.client and last[1] != 0 and not self.in_flight and not self.receiving
+        return last is not None and last == self.client and not self.in_flight and not self.receiving
 
     async def run(self, lane: Lane, work: Work[Result], here: bool = False) -> Result:
         """Its answer, unless too many wait already; `here`: on the event loop, where the lane would have it so.

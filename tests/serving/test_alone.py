@@ -85,7 +85,6 @@ def test_from_its_second_request_on_a_connection_needs_no_thread(opened: Opened,
     "clients",
     [
         [("10.0.0.1", 5000), ("10.0.0.1", 5001), ("10.0.0.1", 5000)],  # in turns: a core would stand idle
-        [("10.0.0.1", 0), ("10.0.0.1", 0)],  # whom a proxy names
         [None, None],
     ],
 )

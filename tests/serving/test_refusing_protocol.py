@@ -63,16 +63,27 @@ def play(scenario: Callable[[BoundedProtocol, Wire], Awaitable[None]]) -> None:
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0)
-        await Response(b"classified")(scope, receive, send)
+        await Response(repr(scope["client"]))(scope, receive, send)
 
     async def run() -> None:
-        config = uvicorn.Config(answer, loop="none", lifespan="off", ws="none", log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            answer, loop="none", lifespan="off", ws="none", log_level="warning", forwarded_allow_ips="*"
+        )
         protocol, wire = BoundedProtocol(config, ServerState(), {}, asyncio.get_running_loop()), Wire()
         protocol.connection_made(wire)  # type: ignore[arg-type]
         await scenario(protocol, wire)
         protocol.connection_lost(None)
 
     asyncio.run(run())
+
+
+def test_a_client_is_its_connection_whomever_a_proxy_speaks_for() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(OTHER[:-2] + b"x-forwarded-for: 10.9.9.9\r\n\r\n")
+        await answered(wire, 1)
+        assert wire.sent.endswith(repr(("10.0.0.1", 5000)).encode())
+
+    play(scenario)
 
 
 async def answered(wire: Wire, number: int) -> None:
