@@ -23,6 +23,7 @@ from loadtests.serving_bench.conditions import conditions
 from loadtests.serving_bench.jpegs import sha256_of, write_jpegs
 from loadtests.serving_bench.lanes import Opened, check_peers, open_lane
 from loadtests.serving_bench.parity import strangers
+from loadtests.serving_bench.picture import draw
 from loadtests.serving_bench.plan import (
     ALL_CELLS,
     NETWORKS,
@@ -229,11 +230,12 @@ class Bench:
                 print(as_text(results[-1]) + "\n")
         finished = {"finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
         write_json(self.out / "serving.json", {"conditions": self.known | finished, "cells": results})
+        draw(results, self.out / "serving.svg")
         print(
             f"medians, ratios paired by round, 95 % intervals over starts, or rounds where those are too few; "
             f"{self.known['machine']}"
         )
-        print(f"report: {self.out / 'serving.json'}")
+        print(f"report: {self.out / 'serving.json'}, {self.out / 'serving.svg'}")
 
 
 def model(cell: Cell) -> tuple[str, str]:

@@ -20,7 +20,9 @@ from export.to_onnx import ServedGraph, to_onnx
 from export.verify import open_graph
 from models.resnet import build
 from models.spec import spec_for
-from tests.host_gpu import CLASSES, OWN, VERSION, HostCudart, HostTensorRt, cudart, tensorrt_rtx
+from tests.host_gpu import cudart, tensorrt_rtx
+from tests.host_gpu.engines import CLASSES, OWN, VERSION, HostTensorRt
+from tests.host_gpu.runtime import HostCudart
 
 LARGEST = 6
 FLAVOURS = [Runtime.TENSORRT, Runtime.TENSORRT_RTX]

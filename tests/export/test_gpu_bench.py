@@ -27,7 +27,9 @@ from export.to_onnx import ServedGraph, to_onnx
 from export.verify import open_graph
 from models.spec import Shortcut
 from tests.export.test_graph import served
-from tests.host_gpu import HostCudart, HostSession, HostTensorRt
+from tests.host_gpu.engines import HostTensorRt
+from tests.host_gpu.runtime import HostCudart
+from tests.host_gpu.sessions import HostSession
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from export.artifact import (
 from export.engine_cache import EngineCache
 from export.to_engine import build
 from tests.export.test_engine_session import described
-from tests.host_gpu import CLASSES, OWN, RTX_ALONE, tensorrt_rtx
+from tests.host_gpu import tensorrt_rtx
+from tests.host_gpu.engines import CLASSES, OWN, RTX_ALONE
 
 
 class Recorder:

@@ -40,7 +40,9 @@ from tests.conftest import PAIR
 from tests.export.test_artifact import exported, kept
 from tests.export.test_engine_session import described
 from tests.export.test_graph import served
-from tests.host_gpu import HostCudart, HostTensorRt, tensorrt_rtx
+from tests.host_gpu import tensorrt_rtx
+from tests.host_gpu.engines import HostTensorRt
+from tests.host_gpu.runtime import HostCudart
 
 PROFILE = OptimizationProfile(minimum=1, optimum=4, maximum=16)
 RTX = ["--runtime", "tensorrt_rtx"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from loadtests.serving_bench.parity import difference, strangers
 from loadtests.serving_bench.peers import ceiling
 from loadtests.serving_bench.peers.ceiling import loop
 from loadtests.serving_bench.peers.graph import Graph
+from loadtests.serving_bench.picture import main as draw_results
 from loadtests.serving_bench.plan import Cell, Lane, PlanError, read_cell, read_lanes, start_of, turns_of
 from loadtests.serving_bench.report import as_text, summary
 from loadtests.serving_bench.turns import Turn, append, read
@@ -137,6 +139,29 @@ def test_the_table_has_every_lane_its_ratio_and_who_was_left_out() -> None:
     assert text.count("[") >= 3 * 5
 
 
+def test_the_picture_has_every_cell_and_every_lane_that_works(tmp_path: Path) -> None:
+    cells = [summary(cell, turns(cell, 1.2), {}) for cell in (SMALL, LARGE)]
+    few = [turn for turn in turns(SMALL, 1.0) if turn.round < 3]  # no intervals
+    results = [tmp_path / "one.json", tmp_path / "few.json"]
+    results[0].write_text(json.dumps({"cells": cells}))
+    results[1].write_text(json.dumps({"cells": [summary(SMALL, few, {})]}))
+    drawn = [tmp_path / name / "serving.svg" for name in ("a", "b")]
+    for path in drawn:
+        path.parent.mkdir()
+        assert draw_results([*map(str, results), "--out", str(path)]) == 0
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
+    text = drawn[0].read_text()
+    said = set(re.findall(r">([^<>]+)</text>", text))
+    assert {str(SMALL), str(LARGE), *(set(Lane) - {Lane.OURS, Lane.STARLETTE})} <= said
+    assert Lane.STARLETTE not in said
+
+
+def test_a_picture_of_something_else_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    assert draw_results([str(tmp_path / "other.json")]) == 2
+    assert "make bench-serving" in capsys.readouterr().err
+
+
 def test_rounds_are_shared_out_among_starts() -> None:
     assert [start_of(number, 5, 2) for number in range(5)] == [0, 0, 0, 1, 1]
     assert [start_of(number, 40, 8) for number in (0, 4, 5, 39)] == [0, 0, 1, 7]
@@ -224,6 +249,7 @@ def test_a_run_measures_real_servers_and_resumes(
     assert main(arguments) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "serving.json").read_text())
     assert report["conditions"]["artifacts"] == {"resnet20:fp32": exported_pair[1]}
+    assert (tmp_path / "serving.svg").exists()
     (cell,) = report["cells"]
     assert cell["not_measured"] == {}
     assert cell["starts"] == 2

@@ -13,7 +13,7 @@ from serving import config, cores
 from serving.__main__ import main
 from serving.config import ConfigError, ServingRuntime, Settings, exact_tags, read_settings, reference
 from tests.conftest import ROOT
-from tests.host_gpu import HostCudart
+from tests.host_gpu.runtime import HostCudart
 
 
 def test_settings_are_read_by_name() -> None:

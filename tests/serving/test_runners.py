@@ -36,7 +36,9 @@ from serving.runners.machine import Machine
 from serving.runners.onnxruntime_cuda_runner import OnnxRuntimeCudaRunner
 from serving.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tests.conftest import ROOT
-from tests.host_gpu import FAILURE, VERSION, HostCudart, HostMachine, HostSession, HostTensorRt
+from tests.host_gpu.engines import VERSION, HostMachine, HostTensorRt
+from tests.host_gpu.runtime import HostCudart
+from tests.host_gpu.sessions import FAILURE, HostSession
 from tests.serving.test_http_api import encoded
 
 ENGINE_ARTIFACT = ["resnet14-preact", "--untrained", "--runtime", "tensorrt_rtx"]
