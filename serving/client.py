@@ -43,7 +43,12 @@ class Client:
     """Keeps its connections; safe to use from several threads."""
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 30.0) -> None:
-        """`key` is by default what PREFLIGHT_API_KEY holds. The service drops what it cannot answer in `timeout_s`."""
+        """`key` is by default what PREFLIGHT_API_KEY holds. The service drops what it cannot answer in `timeout_s`.
+
+        Raises ClientError where `url` is none.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise ClientError(f"{url}: no URL of a service; expected such as http://localhost:3000")
         key = os.environ.get(KEY_VARIABLE) if key is None else key
         headers = {"x-request-timeout-ms": str(max(1, round(timeout_s * 1e3)))}
         headers |= {"authorization": f"Bearer {key}"} if key else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -121,7 +122,9 @@ class Settings(BaseModel):
     max_batch_bytes: int = Field(64 << 20, ge=1, description="their bytes together")
     max_header_bytes: int = Field(16 << 10, ge=256, le=1 << 20, description="names and values of a request's headers")
     max_receive_ms: int = Field(
-        10_000, ge=1, description="longest that a request's headers, and then its body, may take to arrive"
+        10_000,
+        ge=1,
+        description="longest that a request's headers, then its body, may take to arrive, and an answer may stay unread",
     )
     drain_ms: int = Field(
         1_000, ge=0, le=600_000, description="from SIGTERM, when it is not ready any more, to when it stops listening"
@@ -177,9 +180,16 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     try:
         return Settings.model_validate(found)
     except ValidationError as error:
-        problems = "; ".join(f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
-        known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
-        raise ConfigError(f"{problems}. Known settings: {known}") from None
+        problems = "; ".join(problem(str(item["loc"][0]), item["msg"], item["input"]) for item in error.errors())
+        raise ConfigError(f"{problems}. All settings: python -m serving settings") from None
+
+
+def problem(name: str, message: str, found: object) -> str:
+    variable = PREFIX + name.upper()
+    if name in Settings.model_fields:
+        return f"{variable}: {message}; found {found!r}, expected {Settings.model_fields[name].description}"
+    near = get_close_matches(name, Settings.model_fields, n=1)
+    return f"{variable}: no such setting{f'; the nearest is {PREFIX}{near[0].upper()}' if near else ''}"
 
 
 def workers_or_default(environment: Mapping[str, str]) -> int:

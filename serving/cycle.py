@@ -25,11 +25,14 @@ class Cycle(RequestResponseCycle):
         return not (self.response_started or self.disconnected or self.flow.write_paused)
 
     def write_whole(self, response: Response) -> bool:
-        """Whether it is sent; where it is not, it goes the usual way.
+        """Whether it is sent, or nobody is there any more; where it is not, it goes the usual way.
 
         uvicorn's own way is two messages, and a look at every character of every header. Here all of them are this
         service's, and what it repeats of a request, its id, has been examined.
         """
+        self.disconnected = self.disconnected or self.transport.is_closing()
+        if self.disconnected:
+            return True
         if type(response) is not Response or response.background is not None or self.scope["method"] == "HEAD":
             return False
         if not self.may_write:

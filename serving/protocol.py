@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with a limit on what it waits for, and a look at who need not be asked in.
 
 uvicorn, with httptools, limits neither the bytes of a head nor how long they take: a head without end fills memory, and
-connections that send nothing stay for ever.
+connections that send nothing, or read nothing, stay for ever.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http import auto, httptools_impl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from serving.config import Settings
 from serving.cycle import Cycle
+from serving.orderly import OrderlyProtocol
 
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 REQUEST_LINE = 8 << 10  # beside the headers
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """A timer runs only while a head is awaited, or a body that nobody reads: hardly ever, most requests come whole.
+class BoundedProtocol(OrderlyProtocol):
+    """A timer runs only while a head is awaited, a body that nobody reads, or a client that does not read: hardly ever.
 
     Of a body that is read, `serving/call.py` watches the time.
     """
@@ -41,23 +42,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.in_head, self.head_bytes = True, 0
-        self.in_body = self.is_parsing = False
-        self.unread: Any = None  # the cycle of a body that nobody reads, while a timer runs for that
+        self.bytes = 0  # of a head, or of what comes behind a body, its trailers
+        self.is_parsing = False
+        self.unread: Any = None  # the cycle of a body that nobody reads, and whether it is there, while a timer runs
         self.timer: asyncio.TimerHandle | None = None
+        self.writing: asyncio.TimerHandle | None = None
         self.await_head()
-
-    def on_message_begin(self) -> None:
-        self.in_head = True
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self.in_head, self.head_bytes, self.in_body = False, 0, True
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self.in_body = False
-        super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Unless it is refused at once. Who has waited behind others is not asked: each would call for the next."""
@@ -70,38 +60,80 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        self.is_parsing = True
+        self.is_parsing, self.has_advanced = True, False
         try:
             super().data_received(data)
         finally:
             self.is_parsing = False
-        if not self.in_head:
-            self.look_after_body()
-            return
-        if self.unread is not None:
-            self.stop_waiting()
-        self.head_bytes += len(data)
-        if self.head_bytes > self.settings.max_header_bytes + REQUEST_LINE:
+        self.bytes = 0 if self.has_advanced else self.bytes + len(data)
+        if self.bytes > self.settings.max_header_bytes + REQUEST_LINE:
             self.refuse(TOO_LARGE)
-        elif self.timer is None:
+        elif not self.in_head:
+            self.look_after_body()
+        elif self.unread is not None or self.timer is None:
+            self.stop_waiting()
             self.await_head()
 
     def look_after_body(self) -> None:
         """One that nobody reads may take as long as another, and so may what follows it: uvicorn waits for neither."""
         answered = self.cycle is not None and self.cycle.response_complete
-        if answered and self.in_body and self.unread is self.cycle:
+        if answered and self.unread == (self.cycle, self.in_body):
             return
         self.stop_waiting()
         if answered and (self.in_body or self.timeout_keep_alive_task is None):
-            self.unread = self.cycle
-            self.timer = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.transport.close)
+            self.unread = self.cycle, self.in_body
+            self.timer = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.close)
+
+    # A client that does not read has as long as one that does not send.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.await_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.writing is not None and not self.transport.is_closing():
+            self.writing.cancel()
+            self.writing = None
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.close()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self.close()
+
+    def await_reader(self) -> None:
+        if self.writing is None:
+            self.writing = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.transport.abort)
+
+    def close(self) -> None:
+        """Once what is written has been read, or in time."""
+        if not self.transport.is_closing():
+            self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.await_reader()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stop_waiting()
+        if self.writing is not None:
+            self.writing.cancel()
         super().connection_lost(exc)
 
     def await_head(self) -> None:
-        self.timer = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.refuse, TOO_SLOW)
+        self.timer = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.look_after_head)
+
+    def look_after_head(self) -> None:
+        if self.flow.read_paused:  # it is ours that keeps it waiting
+            self.await_head()
+        else:
+            self.refuse(TOO_SLOW)
 
     def stop_waiting(self) -> None:
         self.unread = None
@@ -110,10 +142,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.timer = None
 
     def refuse(self, response: bytes) -> None:
+        """With no word to who might take it for another answer."""
         self.stop_waiting()
-        if not self.transport.is_closing():
+        if not (self.transport.is_closing() or self.owes_an_answer or self.in_body):
             self.transport.write(response)
-            self.transport.close()
+        self.close()
 
 
 def bound_connections(settings: Settings, refusal: Callable[[Scope], Response | None]) -> None:

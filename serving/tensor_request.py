@@ -10,6 +10,7 @@ import math
 import struct
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class RequestOutput(BaseModel):
 class InferenceRequest(BaseModel):
     """What the answer is to be of; where raw tensors follow, a header says how long it is."""
 
-    id: str = ""
+    id: str = Field("", max_length=256, description="comes back with the answer")
     inputs: list[RequestInput] = Field(max_length=8)
     outputs: list[RequestOutput] = Field(default=[], max_length=8)
     parameters: dict[str, Any] = Field({}, description="`binary_data_output`: every output as bytes")
@@ -132,16 +133,36 @@ def read_pixels(tensor: RequestInput, raw: memoryview, manifest: Manifest) -> ND
 
 
 def from_numbers(tensor: RequestInput, size: int, surplus: int) -> NDArray[np.uint8]:
-    try:
-        array = np.asarray(tensor.data)
-    except ValueError:  # rows of different lengths
-        array = np.empty(0)
-    if array.dtype.kind not in "iu" or array.size != size or surplus:
-        found = f"{array.size} of type {array.dtype}, {surplus} bytes behind the JSON"
+    numbers = whole_numbers(tensor.data, size, len(tensor.shape))
+    if numbers is None or surplus:
+        found = f"{kind_of(tensor.data)}, {surplus} bytes behind the JSON"
         raise bad("bad_data", f"`data` of {tensor.name} has to be {size} whole numbers", found, "a flat or nested list")
-    if array.min() < 0 or array.max() > 255:
-        raise bad("bad_data", f"`data` of {tensor.name} is of bytes", f"{array.min()} to {array.max()}", "0 to 255")
-    return array.astype(np.uint8).reshape(tensor.shape)
+    if min(numbers) < 0 or max(numbers) > 255:
+        found = "a number below 0" if min(numbers) < 0 else "a number above 255"
+        raise bad("bad_data", f"`data` of {tensor.name} is of bytes", found, "0 to 255")
+    return np.array(numbers, np.uint8).reshape(tensor.shape)
+
+
+def whole_numbers(data: Any, size: int, depth: int) -> list[int] | None:
+    """All `size` of them, row after row of a list that is nested up to `depth`; None where there is anything else.
+
+    NumPy is not asked what it is: of one long text among many short ones it makes as many long ones.
+    """
+    level = data
+    for _ in range(depth):
+        if type(level) is not list or not 0 < len(level) <= size:
+            return None
+        kinds = set(map(type, level))
+        if kinds == {int}:
+            return level if len(level) == size else None
+        if kinds != {list} or len(set(map(len, level))) > 1:  # other things, or rows of different lengths
+            return None
+        level = list(islice(chain.from_iterable(level), size + 1))
+    return None
+
+
+def kind_of(data: Any) -> str:
+    return f"a list of {len(data)}" if isinstance(data, list) else f"a {type(data).__name__}"
 
 
 def rest_of(shape: tuple[Any, ...]) -> str:

@@ -22,17 +22,28 @@ def test_settings_are_read_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "expected"),
     [
-        ("SERVING_TREADS", "2"),
-        ("SERVING_THREADS", "0"),
-        ("SERVING_THREADS", "two"),
-        ("SERVING_INTRA_OP_THREADS", "100000"),
+        ("SERVING_THREADS", "0", "images that a worker"),
+        ("SERVING_THREADS", "two", "images that a worker"),
+        ("SERVING_INTRA_OP_THREADS", "100000", "threads of one inference"),
+        ("SERVING_SPLIT", "resnet20-postact=x", "VARIANT=WEIGHT"),
     ],
 )
-def test_a_misspelled_or_impossible_setting_is_refused(name: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}: .*Known settings: SERVING_MODELS"):
+def test_an_impossible_setting_is_refused_with_what_was_found_and_expected(
+    name: str, value: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: .*; found '.+', expected {expected}.*serving settings$"):
         read_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("SERVING_TREADS", "; the nearest is SERVING_THREADS."), ("SERVING_XYZ", "no such setting.")]
+)
+def test_of_a_misspelled_setting_the_nearest_is_named(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}: no such setting.*") as caught:
+        read_settings({name: "2"})
+    assert said in str(caught.value)
 
 
 def test_an_empty_variable_is_the_default() -> None:

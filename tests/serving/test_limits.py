@@ -149,3 +149,46 @@ def test_a_request_id_comes_back_or_is_made(client: TestClient, given: str, kept
     found += [client.post("/classify", content=b"no image").headers["x-request-id"] for _ in range(2)]
     assert (found[0] == given) == kept
     assert len(set(found)) == 3
+
+
+CHUNKED = b"POST /classify HTTP/1.1\r\nhost: any\r\ntransfer-encoding: chunked\r\n\r\n5\r\n\xff\xd8\xff\xd9\n\r\n0\r\n"
+
+
+@pytest.mark.parametrize("trailers", [b"a: b\r\n" * 500, b"a" * 4000], ids=["many", "one that is long"])
+def test_trailers_without_end_are_cut_off(impatient: LocalService, trailers: bytes) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(CHUNKED)
+        assert flood(connection, trailers, 5000) < 5000 * len(trailers)
+
+
+def test_who_sends_nothing_but_empty_lines_after_an_answer_is_closed(impatient: LocalService) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: any\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        assert flood(connection, b"\r\n", 400, 0.02) < 800
+
+
+def test_who_reads_nothing_is_left(impatient: LocalService) -> None:
+    """It has asked for more than the buffers on the way hold."""
+    asked = 400
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = impatient.url.removeprefix("http://").split(":")
+        connection.connect((host, int(port)))
+        connection.settimeout(20)
+        connection.sendall(b"GET /docs.json HTTP/1.1\r\nhost: any\r\n\r\n" * asked)
+        time.sleep(10 * PATIENCE_MS / 1e3)
+        assert answer(connection).count(b"HTTP/1.1 200") < asked
+
+
+def test_what_comes_before_a_head_in_one_piece_is_no_part_of_it(impatient: LocalService) -> None:
+    body = b"\xff" * 60_000
+    post = b"POST /classify HTTP/1.1\r\nhost: any\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    get = b"GET /livez HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n"
+    with connect(impatient) as connection:
+        connection.sendall(post + get[:20])
+        time.sleep(PATIENCE_MS / 3e3)
+        connection.sendall(get[20:])
+        found = answer(connection)
+    assert found.startswith(b"HTTP/1.1 400 ")
+    assert b"HTTP/1.1 200 " in found

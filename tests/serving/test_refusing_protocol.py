@@ -1,4 +1,4 @@
-"""Refused while a piece is parsed: what else is in the piece, and what comes after it, is served as ever."""
+"""Requests in one piece: some refused while it is parsed, the others served as ever, and told if the client goes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,14 @@ class Wire:
     def get_extra_info(self, name: str) -> Any:
         return {"peername": ("10.0.0.1", 5000), "sockname": ("10.0.0.2", 3000)}.get(name)
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.sent += b"CLOSED"
+
+    def abort(self) -> None:
+        self.sent += b"ABORTED"
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
@@ -58,7 +64,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-def play(scenario: Callable[[BoundedProtocol, Wire], Awaitable[None]]) -> None:
+def play(scenario: Callable[[BoundedProtocol, Wire], Awaitable[None]], wire: Wire | None = None) -> None:
     """With an application that answers once `scenario` lets it, which is when it gives up the event loop."""
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
@@ -69,9 +75,9 @@ def play(scenario: Callable[[BoundedProtocol, Wire], Awaitable[None]]) -> None:
         config = uvicorn.Config(
             answer, loop="none", lifespan="off", ws="none", log_level="warning", forwarded_allow_ips="*"
         )
-        protocol, wire = BoundedProtocol(config, ServerState(), {}, asyncio.get_running_loop()), Wire()
-        protocol.connection_made(wire)  # type: ignore[arg-type]
-        await scenario(protocol, wire)
+        protocol, other = BoundedProtocol(config, ServerState(), {}, asyncio.get_running_loop()), wire or Wire()
+        protocol.connection_made(other)  # type: ignore[arg-type]
+        await scenario(protocol, other)
         protocol.connection_lost(None)
 
     asyncio.run(run())
@@ -156,5 +162,39 @@ def test_who_does_not_read_is_not_asked(refusing: list[int]) -> None:
         assert refusing == []
         protocol.resume_writing()
         await answered(wire, 1)
+
+    play(scenario)
+
+
+class Reading(Wire):
+    """It knows whether it is read from."""
+
+    is_read = True
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
+
+
+def test_nothing_is_read_while_requests_wait_for_their_turn() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Any) -> None:
+        protocol.data_received(OTHER * 3)
+        while wire.sent.count(b"HTTP/1.1 ") < 3:
+            assert not (wire.is_read and protocol.pipeline)
+            await asyncio.sleep(0)
+        assert wire.is_read
+
+    play(scenario, Reading())
+
+
+def test_all_requests_of_a_connection_are_told_that_it_is_gone() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Any) -> None:
+        protocol.data_received(OTHER * 3)
+        asked = [protocol.active, *(cycle for cycle, _ in protocol.pipeline)]
+        protocol.connection_lost(None)
+        assert [cycle is not None and cycle.disconnected for cycle in asked] == [True, True, True]
+        assert not protocol.pipeline
 
     play(scenario)

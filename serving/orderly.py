@@ -1,0 +1,134 @@
+"""uvicorn's HTTP protocol, in order where it is not: requests that are sent ahead, trailers, upgrades, hang-ups.
+
+uvicorn, with httptools, reads on while requests wait behind the one that is answered; takes trailers for headers; skips
+the body of a request that offers an upgrade, as Java's client does by default, and reads it as the next request; and
+tells only the last request of a connection that its client is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sized
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+NOT_OURS = {b"upgrade", b"http2-settings"}  # headers of an upgrade
+
+
+class Flow(FlowControl):
+    """Nothing is read while requests are `waiting`: without end they would fill memory."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self.waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self.waiting:
+            super().resume_reading()
+
+
+class OrderlyProtocol(HttpToolsProtocol):
+    """Upgrades are ignored, as RFC 9110 (section 7.8) lets a server do: nobody here speaks anything else."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
+        self.in_head, self.in_body = True, False
+        self.has_advanced = False  # beyond the head, or the piece of a body, that it was at
+        self.active: RequestResponseCycle | None = None  # the one that is answered; `cycle` is the last that came
+        self.offers_upgrade = False
+        self.piece = self.rest = b""
+
+    @property
+    def owes_an_answer(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self.in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_head:  # a trailer may not say what no header said: whoever examined those did not see it
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self.offers_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self.offers_upgrade:
+            return
+        self.in_head, self.in_body, self.has_advanced = False, True, True
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.has_advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.offers_upgrade:
+            return
+        self.in_body, self.has_advanced = False, True
+        super().on_message_complete()
+
+    # What the transport calls.
+
+    def data_received(self, data: bytes) -> None:
+        self.rest = data
+        while self.rest:
+            self.piece, self.rest = self.rest, b""
+            super().data_received(self.piece)
+        self.piece = b""
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The parser has stopped behind the head: once more, without the offer, and then what came with it."""
+        stopped = sys.exception()
+        if not self.offers_upgrade or stopped is None:
+            return
+        self.offers_upgrade = False
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b"close" if b"close" in value.lower() else b"keep-alive"
+            if name not in NOT_OURS:
+                lines += (name, b": ", value, b"\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has its own
+        self.rest = b"".join([*lines, b"\r\n", self.piece[stopped.args[0] :]])
+
+    def send_400_response(self, msg: str) -> None:
+        """Unless it would be taken for another's answer."""
+        if self.owes_an_answer:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self.transport.is_closing():  # behind a request whose answer was the last
+            return
+        self.active = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        waiting = [cycle for cycle, _ in self.pipeline]
+        self.pipeline.clear()
+        for cycle in waiting:
+            cycle.on_response = nothing  # or it and the connection would hold each other
+        told = waiting if self.active is None else [self.active, *waiting]
+        for cycle in told:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.active = None
+
+
+def nothing() -> None:
+    pass
