@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ CAT = Path(str(files("skimage"))) / "data" / "chelsea.png"  # CC0, by Stefan van
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     tags = python("-m", "export", *VARIANTS)
     with local_service(environment={"SERVING_MODELS": tags}) as service:
         show(f"SERVING_MODELS={shlex.quote(' '.join(tags.split()))}", "python", *service.command[1:])

@@ -17,7 +17,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted before anything was measured", file=sys.stderr)
+        print(
+            "interrupted; what was measured until then, if anything, is in the folder of --out: "
+            "python -m loadtests report OUT/results.json shows it",
+            file=sys.stderr,
+        )
         return 130
 
 

@@ -22,6 +22,14 @@ def positive(kind: type[int] | type[float]) -> Any:
     return parse
 
 
+def share(text: str) -> float:
+    """How argparse reads a number between 0 and 1, which are none."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a share between 0 and 1 such as 0.95")
+    return value
+
+
 def progress_bar(total: int, description: str, unit: str) -> tqdm[Any]:
     """On standard error; a log file needs fewer lines than a terminal."""
     interval_s = 0.1 if sys.stderr.isatty() else 30.0

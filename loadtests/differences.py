@@ -21,6 +21,7 @@ from loadtests.metrics import (
     answered,
     failed,
     fewest_answered,
+    too_few,
     value,
 )
 from loadtests.results import Side, Turn
@@ -84,7 +85,7 @@ def overall(metric: str, rounds: Sequence[Round]) -> float | None:
 def lacking(metric: str, rounds: Rounds) -> str:
     """Why there is no interval; empty where there is one."""
     if len(rounds) < FEWEST_ROUNDS:
-        return f"{len(rounds)} whole rounds, at least {FEWEST_ROUNDS} are needed"
+        return too_few(len(rounds))
     for side, found in zip(Side, (rounds.a, rounds.b), strict=True):
         fewest = min(found, key=answered)
         if answered(fewest) < fewest_answered(metric):

@@ -22,6 +22,12 @@ BINS = histogram()  # empty, for where its bins lie
 MOST_FAILED = 0.01  # of all requests; beyond, the answered ones do not stand for the rest
 
 
+def too_few(rounds: int) -> str:
+    """Why so many rounds show nothing."""
+    many = "1 whole round" if rounds == 1 else f"{rounds} whole rounds"
+    return f"{many}, at least {FEWEST_ROUNDS} are needed: ask for more, and for the seconds that they take"
+
+
 def value(metric: str, turns: Sequence[Turn]) -> float | None:
     """Of the turns together; None where nothing was answered (failure_rate: where nothing was sent)."""
     if metric == "failure_rate":

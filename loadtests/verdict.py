@@ -19,6 +19,7 @@ from loadtests.metrics import (
     answered,
     fewest_answered,
     over_rounds,
+    too_few,
     value,
 )
 from loadtests.results import Results, Side, Turn
@@ -95,7 +96,7 @@ def load_evidence(metric: str, turns: Sequence[Turn], level: float) -> tuple[Int
     found = rounds_of(turns)
     rounds = found.b if side is Side.B else found.a
     if len(rounds) < FEWEST_ROUNDS:
-        return None, f"{len(rounds)} whole rounds, at least {FEWEST_ROUNDS} are needed"
+        return None, too_few(len(rounds))
     mine = list(chain.from_iterable(rounds))
     needed = FEWEST_ROUNDS * fewest_answered(metric)
     if answered(mine) < needed and metric in PERCENTILES:

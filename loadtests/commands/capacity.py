@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtests.capacity import Interrupted, search
 from loadtests.capacity_file import write_capacities
-from loadtests.command_line import positive
+from loadtests.command_line import positive, share
 from loadtests.commands.ending import INCOMPLETE, INTERRUPTED, MEASURED
 from loadtests.commands.load_options import add_payload_options, add_target_options, payloads_of, sent
 from loadtests.conditions import conditions, finished
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
     command.add_argument("variants", nargs="+", metavar="VARIANT", help=f"up to {MOST}: a name, or NAME@URL")
     command.add_argument("--slo-p99-ms", type=positive(float), required=True, help="since requests were due")
-    command.add_argument("--slo-failure-rate", type=float, default=0.01, help="of all requests, at most")
+    command.add_argument("--slo-failure-rate", type=share, default=0.01, help="of all requests, at most")
     add_payload_options(command)
     add_target_options(command)
     group = command.add_argument_group("search")
@@ -79,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
     page = write_capacity(options.out, capacities, finished(known, capacities[-1].incomplete))
     print(capacity_text(capacities))
     print(f"report: {page}")
+    if capacities[-1].incomplete:
+        print(capacities[-1].incomplete, file=sys.stderr)
     return early
 
 

@@ -25,6 +25,8 @@ def page(capacities: Sequence[Capacity], conditions: Mapping[str, Any], *, figur
 
 def sentence(capacity: Capacity) -> str:
     objective = f"p99 within {bound('slo_p99_ms', capacity.slo_p99_ms)}"
+    if not capacity.probes:
+        return f"Whether {capacity.variant} keeps its {objective} at any rate is not known: none was tried to its end."
     if capacity.rate_rps is None:
         tried = min((probe.rate_rps for probe in capacity.probes), default=None)
         return (
@@ -37,7 +39,10 @@ def sentence(capacity: Capacity) -> str:
 
 
 def alarms(capacities: Sequence[Capacity]) -> list[str]:
-    return [
+    early = [
+        f"{each.variant}: {each.incomplete}; rates beyond were not tried." for each in capacities if each.incomplete
+    ]
+    return early + [
         f"{capacity.variant}: the load generator could not send faster on time, the service may take more."
         for capacity in capacities
         if capacity.limited_by == "generator"

@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,11 @@ WIDTH_IN, LINE_IN, AROUND_IN = 9.6, 0.25, 1.3
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
-        cells = list(chain.from_iterable(json.loads(path.read_text())["cells"] for path in options.results))
+        cells = [cell for path in options.results for cell in read(path)]
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         draw(cells, options.out)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"error: {error!r}; a RESULT is what `make bench-serving` wrote as serving.json", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(options.out)
     return 0
@@ -45,14 +45,35 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m loadtests.serving_bench.picture", description=__doc__.splitlines()[0])
     top.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="serving.json of a run; of each its cells")
-    top.add_argument("--out", type=Path, default=Path("serving.svg"))
+    top.add_argument("--out", type=svg, default=Path("serving.svg"), help="an .svg file")
     return top
+
+
+def svg(text: str) -> Path:
+    if not text.endswith(".svg"):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a name that ends in .svg")
+    return Path(text)
+
+
+def read(path: Path) -> Sequence[Mapping[str, Any]]:
+    """Its cells, of which each has ratios over some lane. Raises ValueError, OSError."""
+    expected = "expected serving.json of `make bench-serving`"
+    try:
+        cells = json.loads(path.read_text())["cells"]
+        measured = [cell for cell in cells if any(any(each.values()) for each in cell["ours_over"].values())]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error!r}; {expected}") from None
+    if not measured:
+        raise ValueError(f"{path}: nothing in it was compared; {expected}")
+    return [{**cell, "title": f"{cell['cell']}, {path.stem}"} for cell in measured]
 
 
 def draw(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Medians with their 95 % intervals, as `summary` has them; a row of panels for each cell."""
     lanes = [[lane for lane in cell["ours_over"] if lane != NO_WORK] for cell in cells]
     heights = [len(each) + 1.5 for each in lanes]
+    names = [cell["cell"] for cell in cells]
+    titles = [cell["cell"] if names.count(cell["cell"]) == 1 else cell.get("title", cell["cell"]) for cell in cells]
     with styled():
         figure = Figure(figsize=(WIDTH_IN, AROUND_IN + LINE_IN * sum(heights)), layout="constrained")
         panels = figure.subplots(
@@ -61,7 +82,7 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         for row, cell in enumerate(cells):
             for axes, judged in zip(panels[row], PANELS, strict=True):
                 draw_panel(axes, {lane: cell["ours_over"][lane][judged] for lane in lanes[row]}, judged)
-            panels[row, 0].set_title(cell["cell"], loc="left", fontsize="medium")
+            panels[row, 0].set_title(titles[row], loc="left", fontsize="medium")
         for axes, (name, meaning) in zip(panels[-1], PANELS.values(), strict=True):
             axes.set_xlabel(f"{name},\nours over the lane's\n({meaning})")
         drawn = picture(figure, "serving", "This service over each lane", in_words(cells))

@@ -141,14 +141,14 @@ def test_the_table_has_every_lane_its_ratio_and_who_was_left_out() -> None:
 
 def test_the_picture_has_every_cell_and_every_lane_that_works(tmp_path: Path) -> None:
     cells = [summary(cell, turns(cell, 1.2), {}) for cell in (SMALL, LARGE)]
-    few = [turn for turn in turns(SMALL, 1.0) if turn.round < 3]  # no intervals
-    results = [tmp_path / "one.json", tmp_path / "few.json"]
-    results[0].write_text(json.dumps({"cells": cells}))
-    results[1].write_text(json.dumps({"cells": [summary(SMALL, few, {})]}))
+    few = [turn for turn in turns(SMALL, 1.0) if turn.round < 3 or turn.lane in {Lane.OURS, Lane.FASTAPI}]
+    cells.append(summary(read_cell("resnet20:int8:16"), few, {}))  # FastAPI alone has an interval
+    results = tmp_path / "serving.json"
+    results.write_text(json.dumps({"cells": cells}))
     drawn = [tmp_path / name / "serving.svg" for name in ("a", "b")]
     for path in drawn:
         path.parent.mkdir()
-        assert draw_results([*map(str, results), "--out", str(path)]) == 0
+        assert draw_results([str(results), "--out", str(path)]) == 0
     assert drawn[0].read_bytes() == drawn[1].read_bytes()
     text = drawn[0].read_text()
     said = set(re.findall(r">([^<>]+)</text>", text))
@@ -156,10 +156,33 @@ def test_the_picture_has_every_cell_and_every_lane_that_works(tmp_path: Path) ->
     assert Lane.STARLETTE not in said
 
 
-def test_a_picture_of_something_else_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "other.json").write_text("{}")
-    assert draw_results([str(tmp_path / "other.json")]) == 2
-    assert "make bench-serving" in capsys.readouterr().err
+def test_the_same_cell_of_two_runs_is_told_apart_by_their_names(tmp_path: Path) -> None:
+    for name in ("epyc", "xeon"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"cells": [summary(SMALL, turns(SMALL, 1.2), {})]}))
+    out = tmp_path / "new" / "serving.svg"
+    assert draw_results([str(tmp_path / "epyc.json"), str(tmp_path / "xeon.json"), "--out", str(out)]) == 0
+    assert {f"{SMALL}, epyc", f"{SMALL}, xeon"} <= set(re.findall(r">([^<>]+)</text>", out.read_text()))
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "no JSON", "[]", '{"cells": []}', '{"cells": [{"ours_over": {"fastapi": {"p99": null}}}]}']
+)
+def test_a_picture_of_something_else_is_an_error(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(content)
+    assert draw_results([str(other), "--out", str(tmp_path / "serving.svg")]) == 2
+    said = capsys.readouterr().err
+    assert str(other) in said
+    assert "make bench-serving" in said
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_picture_is_an_svg_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        draw_results(["serving.json", "--out", "serving.png"])
+    assert "ends in .svg" in capsys.readouterr().err
 
 
 def test_rounds_are_shared_out_among_starts() -> None:
