@@ -124,7 +124,7 @@ class Settings(BaseModel):
     max_receive_ms: int = Field(
         10_000,
         ge=1,
-        description="longest that a request's headers, then its body, may take to arrive, and an answer may stay unread",
+        description="longest that a request's headers, then its body, may take to arrive, and an answer stay unread",
     )
     drain_ms: int = Field(
         1_000, ge=0, le=600_000, description="from SIGTERM, when it is not ready any more, to when it stops listening"

@@ -3,7 +3,7 @@
 BentoML validates and re-describes every request on the way to a method, answers some client errors with a 500 or with
 a list, keeps a timer for every request and a metric for every path that anybody makes up; docs/decisions.md says more.
 What it would do for these routes is done here: limits, deadlines, metrics, and readiness while the worker drains. Only
-`BENTOML_PATHS` go on to it.
+`METRICS` goes on to it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from serving.work import Moments
 logger = logging.getLogger("bentoml.serve")
 
 PAGE, CLASSIFY = "/ui", "/classify"
-BENTOML_PATHS = {"/livez": None, "/healthz": None, "/readyz": None, "/metrics": KeyScope.OBSERVE}
-ALIVE = {"/livez", "/healthz"}
+METRICS = "/metrics"
+READY = "/readyz"
+PROBES = ("/livez", "/healthz", READY)
 REFUSING_S = 1.0  # from the last 429 on: so long a look at the head alone is worth what it costs who is let in
 CLIENT_CLOSED_REQUEST = 499  # nginx's word for it: there is nobody to tell
 Handler = Callable[[Call], Awaitable[Response]]
@@ -77,6 +78,9 @@ class HttpApi:
         call = Call(scope, receive, dict(scope["headers"]))
         current.set(call)
         path = call.path.rstrip("/") or "/"
+        if path in PROBES:
+            await send_whole(self.completed(self.probe(call, path), call), scope, receive, send)
+            return
         try:
             response = await self.respond(call, path)
         except ClientDisconnect:
@@ -85,17 +89,17 @@ class HttpApi:
         if response is None:
             await self.app(scope, receive, send)
             return
-        self.complete(response, call, path)
-        await send_whole(response, scope, receive, send)
+        metrics().replied(self.name(path), response.status_code)
+        await send_whole(self.completed(response, call), scope, receive, send)
         self.opened.answered += 1
         if self.opened.settings.access_log is AccessLog.ON:
             log_access(call, response.status_code, time.perf_counter() - begun)
 
-    def complete(self, response: Response, call: Call, path: str) -> None:
-        metrics().replied(self.name(path), response.status_code)
+    def completed(self, response: Response, call: Call) -> Response:
         response.raw_headers.append((b"x-request-id", call.request_id.encode()))
         if self.opened.draining:
             response.raw_headers.append((b"connection", b"close"))
+        return response
 
     def refusal(self, scope: Scope) -> Response | None:
         """429 by the head of a request, before anything is begun for it: what makes overload cheap.
@@ -119,10 +123,9 @@ class HttpApi:
         except RequestError as error:
             if error.status != HTTPStatus.TOO_MANY_REQUESTS:
                 return None  # with the body, if need be
-            response = self.refused(error, as_ours)
-            self.complete(response, call, CLASSIFY)
+            metrics().replied(CLASSIFY, error.status)
             self.opened.answered += 1
-            return response
+            return self.completed(self.refused(error, as_ours), call)
         return None
 
     def refused(self, error: RequestError, as_response: Callable[[RequestError], Response]) -> Response:
@@ -141,8 +144,9 @@ class HttpApi:
         """Whatever happens, as a response; None for what is BentoML's to answer."""
         as_response = as_protocol if is_v2(path) else as_ours
         try:
-            if path in BENTOML_PATHS:
-                self.leave_to_bentoml(call, path)
+            if path == METRICS:
+                self.admit(call, KeyScope.OBSERVE)
+                self.opened.publish()
                 return None
             if is_v2(path):
                 self.admit(call, None if path.startswith("/v2/health") else KeyScope.PREDICT)
@@ -162,15 +166,6 @@ class HttpApi:
             logger.exception("%s %r failed, request %s", call.method, path[:200], call.request_id)
             message = "a fault of the service; its log has the details"
             return as_response(RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message))
-
-    def leave_to_bentoml(self, call: Call, path: str) -> None:
-        """Raises RequestError 503 where it would say that a worker lives that only a restart can help."""
-        self.admit(call, BENTOML_PATHS[path])
-        if path == "/metrics":
-            self.opened.publish()
-        classifier = self.opened.classifier
-        if path in ALIVE and classifier is not None and classifier.fault is not None:
-            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", "only a restart helps")
 
     def admit(self, call: Call, needed: KeyScope | None) -> None:
         """Raises RequestError where the headers are too long, or the path needs a key that was not sent."""
@@ -207,6 +202,21 @@ class HttpApi:
         if watch.found is Vain.SLOW_BODY:
             raise too_slow(settings.max_receive_ms)
         raise too_late(f"not answered within {patience_ms} ms; what had not begun was dropped")
+
+    def probe(self, call: Call, path: str) -> Response:
+        """Whether the worker lives, or is ready. Not counted; BentoML would keep 2 KB of each until a deadline."""
+        classifier = self.opened.classifier
+        try:
+            self.admit(call, None)
+            if call.method not in {"GET", "HEAD"}:
+                raise wrong_method(call.method, "GET")
+            if path == READY and not self.opened.is_ready:
+                raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "no models are open, or it leaves")
+            if path != READY and classifier is not None and classifier.fault is not None:
+                raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", "only a restart helps")
+        except RequestError as error:
+            return as_ours(error)
+        return Response("\n", media_type="text/plain")
 
     async def page(self, call: Call) -> Response:
         """Its address ends in a slash: what it refers to is found below it, also behind a proxy's prefix."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sized
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -17,17 +17,18 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 NOT_OURS = {b"upgrade", b"http2-settings"}  # headers of an upgrade
+PIECE = 16 << 10  # bytes that are parsed at once; a request of 35 is 20 KB once it waits
 
 
 class Flow(FlowControl):
-    """Nothing is read while requests are `waiting`: without end they would fill memory."""
+    """Nothing is read while requests wait, parsed or not: without end they would fill memory."""
 
-    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+    def __init__(self, transport: asyncio.Transport, waits: Callable[[], bool]) -> None:
         super().__init__(transport)
-        self.waiting = waiting
+        self.waits = waits
 
     def resume_reading(self) -> None:
-        if not self.waiting:
+        if not self.waits():
             super().resume_reading()
 
 
@@ -36,7 +37,7 @@ class OrderlyProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = Flow(transport, self.pipeline)
+        self.flow: Flow = Flow(transport, lambda: bool(self.pipeline or self.rest))
         self.in_head, self.in_body = True, False
         self.has_advanced = False  # beyond the head, or the piece of a body, that it was at
         self.active: RequestResponseCycle | None = None  # the one that is answered; `cycle` is the last that came
@@ -77,11 +78,28 @@ class OrderlyProtocol(HttpToolsProtocol):
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
-        self.rest = data
-        while self.rest:
-            self.piece, self.rest = self.rest, b""
-            super().data_received(self.piece)
+        self.rest += data
+        self.parse()
+
+    def parse(self) -> None:
+        """What has come, up to a request that has to wait; the rest once it need not."""
+        held = self.flow.read_paused
+        while self.rest and not (self.pipeline or self.transport.is_closing()):
+            self.piece, self.rest = self.rest[:PIECE], self.rest[PIECE:]
+            self.feed(self.piece)
         self.piece = b""
+        if self.rest:
+            self.flow.pause_reading()
+        elif held:
+            self.flow.resume_reading()
+
+    def feed(self, piece: bytes) -> None:
+        super().data_received(piece)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.rest and not self.pipeline:
+            self.loop.call_soon(self.parse)
 
     def _should_upgrade(self) -> bool:
         return False
@@ -101,7 +119,7 @@ class OrderlyProtocol(HttpToolsProtocol):
                 lines += (name, b": ", value, b"\r\n")
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has its own
-        self.rest = b"".join([*lines, b"\r\n", self.piece[stopped.args[0] :]])
+        self.rest = b"".join([*lines, b"\r\n", self.piece[stopped.args[0] :], self.rest])
 
     def send_400_response(self, msg: str) -> None:
         """Unless it would be taken for another's answer."""
@@ -120,8 +138,10 @@ class OrderlyProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
+        self.rest = b""
+        self.flow.waits = lambda: False  # or it and the connection would hold each other
         for cycle in waiting:
-            cycle.on_response = nothing  # or it and the connection would hold each other
+            cycle.on_response = nothing  # as above
         told = waiting if self.active is None else [self.active, *waiting]
         for cycle in told:
             if not cycle.response_complete:

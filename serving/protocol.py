@@ -59,13 +59,13 @@ class BoundedProtocol(OrderlyProtocol):
         self._unset_keepalive_if_required()  # which a refusal may have armed that came in the same piece
         super()._start_asgi_task(cycle, app)
 
-    def data_received(self, data: bytes) -> None:
+    def feed(self, piece: bytes) -> None:
         self.is_parsing, self.has_advanced = True, False
         try:
-            super().data_received(data)
+            super().feed(piece)
         finally:
             self.is_parsing = False
-        self.bytes = 0 if self.has_advanced else self.bytes + len(data)
+        self.bytes = 0 if self.has_advanced else self.bytes + len(piece)
         if self.bytes > self.settings.max_header_bytes + REQUEST_LINE:
             self.refuse(TOO_LARGE)
         elif not self.in_head:

@@ -222,8 +222,22 @@ def test_before_the_models_are_open_nothing_is_classified() -> None:
     assert client.post("/classify", content=encoded()).status_code == 503
 
 
-def test_other_paths_are_left_to_bentoml(client: TestClient) -> None:
-    assert client.get("/readyz").text == "BentoML's own"
+def test_metrics_are_left_to_bentoml(client: TestClient) -> None:
+    assert client.get("/metrics").text == "BentoML's own"
+
+
+@pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz"])
+def test_probes_are_answered_here(client: TestClient, path: str) -> None:
+    """Who asks BentoML leaves something in memory until a deadline, and probes need no key."""
+    assert (client.get(path).status_code, client.get(path).text) == (200, "\n")
+    assert client.head(path).status_code == 200
+    assert (client.post(path).status_code, client.post(path).headers["allow"]) == (405, "GET")
+
+
+def test_a_worker_without_models_lives_and_is_not_ready() -> None:
+    client = TestClient(HttpApi(PlainTextResponse(""), Opened()))
+    assert client.get("/livez").status_code == 200
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()["error"]) == (503, "not_ready")
 
 
 def test_variants_tell_what_is_served(client: TestClient) -> None:

@@ -68,7 +68,7 @@ def test_it_answers_and_is_ready(service: LocalService) -> None:
         answer = post(service.url, encoded(), f"?variant={variant}")
         assert answer.status_code == 200
         assert answer.json()["variant"] == variant
-    assert "bentoml_service_request" in httpx.get(f"{service.url}/metrics").text
+    assert "preflight_requests_total" in httpx.get(f"{service.url}/metrics").text
 
 
 def not_images(service: LocalService) -> float:
