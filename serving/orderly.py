@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 NOT_OURS = {b"upgrade", b"http2-settings"}  # headers of an upgrade
-PIECE = 16 << 10  # bytes that are parsed at once; a request of 35 is 20 KB once it waits
+PIECE = 16 << 10  # bytes that are parsed at once; a request of 35 is 2.3 KB once it waits
 
 
 class Flow(FlowControl):
