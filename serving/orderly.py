@@ -60,9 +60,10 @@ class OrderlyProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.offers_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        self.has_advanced = True
         if self.offers_upgrade:
             return
-        self.in_head, self.in_body, self.has_advanced = False, True, True
+        self.in_head, self.in_body = False, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -88,7 +89,9 @@ class OrderlyProtocol(HttpToolsProtocol):
             self.piece, self.rest = self.rest[:PIECE], self.rest[PIECE:]
             self.feed(self.piece)
         self.piece = b""
-        if self.rest:
+        if self.transport.is_closing():
+            self.rest = b""
+        elif self.rest:
             self.flow.pause_reading()
         elif held:
             self.flow.resume_reading()

@@ -192,3 +192,11 @@ def test_what_comes_before_a_head_in_one_piece_is_no_part_of_it(impatient: Local
         found = answer(connection)
     assert found.startswith(b"HTTP/1.1 400 ")
     assert b"HTTP/1.1 200 " in found
+
+
+def test_the_head_of_an_offered_upgrade_is_not_counted_with_its_body(impatient: LocalService) -> None:
+    body = b"\xff" * 14_000
+    head = b"POST /classify HTTP/1.1\r\nhost: any\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n"
+    with connect(impatient) as connection:
+        connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        assert answer(connection).startswith(b"HTTP/1.1 400 ")

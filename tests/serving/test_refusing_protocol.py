@@ -167,14 +167,19 @@ def test_who_does_not_read_is_not_asked(refusing: list[int]) -> None:
 
 
 class Reading(Wire):
-    """It knows whether it is read from."""
+    """It knows whether it is read from; once it is gone nobody may ask for more."""
 
-    is_read = True
+    is_read, is_gone = True, False
+
+    def is_closing(self) -> bool:
+        return self.is_gone
 
     def pause_reading(self) -> None:
+        assert not self.is_gone
         self.is_read = False
 
     def resume_reading(self) -> None:
+        assert not self.is_gone
         self.is_read = True
 
 
@@ -198,3 +203,21 @@ def test_all_requests_of_a_connection_are_told_that_it_is_gone() -> None:
         assert not protocol.pipeline
 
     play(scenario)
+
+
+def test_of_what_nobody_has_parsed_when_the_client_goes_nothing_is_kept() -> None:
+    failures: list[Any] = []
+
+    async def scenario(protocol: BoundedProtocol, wire: Any) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        protocol.data_received(OTHER * 2000)
+        assert protocol.rest
+        assert len(protocol.pipeline) < 1000
+        assert not wire.is_read
+        wire.is_gone = True
+        protocol.connection_lost(None)
+        protocol.parse()
+        assert (protocol.rest, len(protocol.pipeline)) == (b"", 0)
+
+    play(scenario, Reading())
+    assert failures == []
