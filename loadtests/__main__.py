@@ -18,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted; what was measured until then, if anything, is in the folder of --out: "
-            "python -m loadtests report OUT/results.json shows it",
+            "interrupted; what was measured until then, if anything, is in the folder of --out; "
+            "of a comparison python -m loadtests report OUT/results.json shows it",
             file=sys.stderr,
         )
         return 130

@@ -22,12 +22,18 @@ def positive(kind: type[int] | type[float]) -> Any:
     return parse
 
 
-def share(text: str) -> float:
-    """How argparse reads a number between 0 and 1, which are none."""
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a share between 0 and 1 such as 0.95")
-    return value
+def share(*, with_ends: bool) -> Any:
+    """How argparse reads a number from 0 to 1, or between them."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not (0 <= value <= 1 if with_ends else 0 < value < 1):
+            expected = "from 0 to 1" if with_ends else "between 0 and 1"
+            raise argparse.ArgumentTypeError(f"found {text}, expected a share {expected}")
+        return value
+
+    parse.__name__ = "share"  # argparse's word for it
+    return parse
 
 
 def progress_bar(total: int, description: str, unit: str) -> tqdm[Any]:

@@ -142,16 +142,12 @@ class OrderlyProtocol(HttpToolsProtocol):
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         self.rest = b""
-        self.flow.waits = lambda: False  # or it and the connection would hold each other
+        self.flow.waits = lambda: False  # or it and the connection would hold each other; below, each that waits
         for cycle in waiting:
-            cycle.on_response = nothing  # as above
+            cycle.on_response = lambda: None
         told = waiting if self.active is None else [self.active, *waiting]
         for cycle in told:
             if not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
         self.active = None
-
-
-def nothing() -> None:
-    pass

@@ -35,7 +35,9 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
     command.add_argument("variants", nargs="+", metavar="VARIANT", help=f"up to {MOST}: a name, or NAME@URL")
     command.add_argument("--slo-p99-ms", type=positive(float), required=True, help="since requests were due")
-    command.add_argument("--slo-failure-rate", type=share, default=0.01, help="of all requests, at most")
+    command.add_argument(
+        "--slo-failure-rate", type=share(with_ends=True), default=0.01, help="of all requests, at most"
+    )
     add_payload_options(command)
     add_target_options(command)
     group = command.add_argument_group("search")

@@ -25,7 +25,7 @@ MEASURED, INCOMPLETE, INTERRUPTED = 0, 4, 130  # exit statuses; those of verdict
 def add_ending_options(command: argparse.ArgumentParser, out: str) -> None:
     group = command.add_argument_group("what is made of it")
     group.add_argument("--primary", choices=METRICS, default=PRIMARY, help="the metric that decides")
-    group.add_argument("--level", type=share, default=LEVEL, help="of confidence intervals, between 0 and 1")
+    group.add_argument("--level", type=share(with_ends=False), default=LEVEL, help="of confidence intervals")
     group.add_argument("--gates", type=Path, metavar="FILE", help="TOML file of bounds: gives a verdict")
     group.add_argument("--out", type=Path, default=Path(out), help="folder of results and report")
 

@@ -28,7 +28,7 @@ def sentence(capacity: Capacity) -> str:
     if not capacity.probes:
         return f"Whether {capacity.variant} keeps its {objective} at any rate is not known: none was tried to its end."
     if capacity.rate_rps is None:
-        tried = min((probe.rate_rps for probe in capacity.probes), default=None)
+        tried = min(probe.rate_rps for probe in capacity.probes)
         return (
             f"{capacity.variant} keeps its {objective} at no rate that was tried, the lowest {quantity('_rps', tried)}."
         )

@@ -91,6 +91,13 @@ def test_a_slower_variant_is_found_and_not_shipped(
     assert "ship" in shipped.stdout.lower()
 
 
+@pytest.mark.parametrize("level", ["95", "0", "1", "-0.5", "nan"])
+def test_a_level_that_is_none_is_refused_before_anything_is_read(loadtests: Loadtests, level: str) -> None:
+    done = loadtests("report", "absent.json", "--level", level)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"found {level}, expected a share between 0 and 1" in done.stderr
+
+
 def test_few_rounds_cannot_tell(loadtests: Loadtests, slower_b: LocalService, tmp_path: Path) -> None:
     asked = gates(tmp_path, "max_regression_percent = 5\n")
     done = loadtests(

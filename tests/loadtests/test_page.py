@@ -242,6 +242,19 @@ def test_a_capacity_that_was_not_reached_is_no_number(tmp_path: Path) -> None:
     assert (tmp_path / "capacity-capacity.svg").exists()
 
 
+def test_a_search_that_was_interrupted_says_so(tmp_path: Path) -> None:
+    begun = replace(made_up.capacity(), incomplete="interrupted after 5 probes")
+    nothing = replace(
+        made_up.capacity(), rate_rps=None, above_rps=None, probes=[], incomplete="interrupted after 0 probes"
+    )
+    for capacity, told in (
+        (begun, "resnet20-postact: interrupted after 5 probes; rates beyond were not tried."),
+        (nothing, "at any rate is not known: none was tried to its end."),
+    ):
+        assert told in Elements(write_capacity(tmp_path, [capacity], made_up.known()).read_text()).text
+        assert told in capacity_text([capacity])
+
+
 def test_a_round_counts_both_turns_of_a_side() -> None:
     """From first principles: 3 requests of 10 ms and 1 of 20 ms in 2 + 2 s, one of them failed."""
     first, second = Recording(), Recording()

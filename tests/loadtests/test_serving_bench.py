@@ -156,6 +156,17 @@ def test_the_picture_has_every_cell_and_every_lane_that_works(tmp_path: Path) ->
     assert Lane.STARLETTE not in said
 
 
+CELLS = [f"{precision}-{connections}" for precision in ("fp32", "int8") for connections in (1, 16, 64)]
+
+
+@pytest.mark.parametrize(("name", "cells"), [("serving-resnet20", CELLS), ("serving-resnet20-16", ["fp32-16"])])
+def test_the_documents_show_what_was_measured(name: str, cells: list[str], tmp_path: Path) -> None:
+    results = [str(ROOT / "docs" / "measurements" / f"serving-resnet20-{cell}-xeon.json") for cell in cells]
+    drawn = tmp_path / f"{name}.svg"
+    assert draw_results([*results, "--out", str(drawn)]) == 0
+    assert drawn.read_text() == (ROOT / "docs" / "images" / drawn.name).read_text()
+
+
 def test_the_same_cell_of_two_runs_is_told_apart_by_their_names(tmp_path: Path) -> None:
     for name in ("epyc", "xeon"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"cells": [summary(SMALL, turns(SMALL, 1.2), {})]}))

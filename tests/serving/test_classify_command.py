@@ -16,7 +16,7 @@ from PIL import Image
 from loadtests.local_service import LocalService
 from models.pixels import read_pixels
 from models.spec import CIFAR_PREPROCESSING
-from serving.client import Client, RefusedError, UnreachableError
+from serving.client import Client, ClientError, RefusedError, UnreachableError
 from serving.predictions import most_probable
 from tests.conftest import PAIR, ROOT
 
@@ -68,6 +68,11 @@ def test_a_refusal_says_what_is_accepted(service: LocalService) -> None:
 def test_nobody_there_is_told_with_the_next_command(port: int) -> None:
     with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(UnreachableError, match="make serve"):
         client.variants()
+
+
+def test_what_is_no_url_is_told_how_one_looks() -> None:
+    with pytest.raises(ClientError, match=r"^localhost:3000: .* expected such as http://localhost:3000$"):
+        Client("localhost:3000")
 
 
 def test_a_folder_becomes_a_line_of_json_each(service: LocalService, folder: Path) -> None:

@@ -199,4 +199,4 @@ def test_the_head_of_an_offered_upgrade_is_not_counted_with_its_body(impatient: 
     head = b"POST /classify HTTP/1.1\r\nhost: any\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n"
     with connect(impatient) as connection:
         connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
-        assert answer(connection).startswith(b"HTTP/1.1 400 ")
+        assert b"not_an_image" in answer(connection)

@@ -25,12 +25,18 @@ def one_answer(connection: socket.socket) -> tuple[bytes, bytes]:
     """Head and body, by the length that is declared; what comes later stays where it is."""
     found = b""
     while b"\r\n\r\n" not in found:
-        found += connection.recv(1)
+        found += some(connection, 1)
     head, _, body = found.partition(b"\r\n\r\n")
     (length,) = (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     while len(body) < length:
-        body += connection.recv(length - len(body))
+        body += some(connection, length - len(body))
     return head, body
+
+
+def some(connection: socket.socket, most: int) -> bytes:
+    piece = connection.recv(most)
+    assert piece, "closed before its end"
+    return piece
 
 
 def test_answers_come_in_the_order_of_requests_sent_ahead(service: LocalService) -> None:

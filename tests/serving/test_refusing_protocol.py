@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from serving.config import Settings
 from serving.cycle import Cycle
-from serving.protocol import BoundedProtocol
+from serving.protocol import REQUEST_LINE, BoundedProtocol
 
 FULL = b"POST /classify HTTP/1.1\r\ncontent-length: 9\r\n\r\n"
 EMPTY = b"POST /classify HTTP/1.1\r\n\r\n"
@@ -221,3 +221,22 @@ def test_of_what_nobody_has_parsed_when_the_client_goes_nothing_is_kept() -> Non
 
     play(scenario, Reading())
     assert failures == []
+
+
+def test_trailers_are_counted() -> None:
+    """Not the body before them, in however small chunks it came."""
+
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        most = protocol.settings.max_header_bytes + REQUEST_LINE
+        protocol.data_received(b"POST /explain HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(most):
+            for piece in (b"1\r\n", b"x", b"\r\n"):
+                protocol.data_received(piece)
+        protocol.data_received(b"0\r\n")  # 5 bytes behind the body, with the end of the last chunk
+        for _ in range(most // 8 - 1):
+            protocol.data_received(b"a: bcd\r\n")
+        assert b"CLOSED" not in wire.sent
+        protocol.data_received(b"a: bcd\r\n")
+        assert wire.sent == b"CLOSED"
+
+    play(scenario)
