@@ -55,8 +55,14 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("key", help="make an API key; prints it, and the line that lets it in")
     command.set_defaults(run=key)
     command.add_argument("--scope", type=Scope, choices=list(Scope), default=Scope.PREDICT, help="default: predict")
-    command.add_argument("--name", default="", help="whose it is, without spaces")
+    command.add_argument("--name", type=word, default="", help="whose it is, without spaces")
     return top
+
+
+def word(text: str) -> str:
+    if len(text.split()) > 1 or text != text.strip():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected no spaces")
+    return text
 
 
 if __name__ == "__main__":

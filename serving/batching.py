@@ -86,11 +86,11 @@ class Batches(Together):
     def expected(self, images: int) -> float:
         """Seconds that it will take at least: what no larger batches took lately, 0 before any has run."""
         most = self.bucket(images)
-        return max((seconds for size, seconds in self.expected_s.items() if size <= most), default=0.0)
+        return max((seconds for size, seconds in list(self.expected_s.items()) if size <= most), default=0.0)
 
     def doubt(self, images: int) -> None:
         """An expectation that turns requests away is not corrected by any that run: so it shrinks."""
-        for size in self.expected_s:
+        for size in list(self.expected_s):  # another dispatcher may learn of a size meanwhile
             if size <= self.bucket(images):
                 self.expected_s[size] *= 1 - SMOOTHING
 

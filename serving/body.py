@@ -81,6 +81,14 @@ class InMemory(MultiPartParser):
 
     spool_max_size = 0
 
+    @property
+    def _charset(self) -> str:
+        """Not what a client names: some of Python's encodings take the square of a field's length to decode it."""
+        return "utf-8"
+
+    @_charset.setter
+    def _charset(self, _: str) -> None: ...
+
 
 @asynccontextmanager
 async def form_of(call: Call, limit: int, name: str, most: int) -> AsyncIterator[FormData]:
@@ -127,6 +135,7 @@ async def read_raw(call: Call, limit: int) -> bytes:
     if whole is not None:
         if len(whole) > limit:
             raise too_many_bytes(f"more than {limit} bytes", limit)
+        call.hold(len(whole))
         return whole
     receive = bounded(call, limit, limit)
     message = await receive()
@@ -155,6 +164,7 @@ def bounded(call: Call, most: int, limit: int) -> Receive:
         received += len(message.get("body", b""))
         if received > most:
             raise too_many_bytes(f"more than {limit} bytes", limit)
+        call.hold(len(message.get("body", b"")))
         return message
 
     return receive

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import Receive, Scope
 
+from serving.room import Room
+
 REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -22,13 +24,18 @@ PREFIX, COUNTER = secrets.token_hex(4), itertools.count(1)
 
 @dataclass(slots=True)
 class Call:
-    """`headers` has the last of those that share a name; it ends at its `deadline`, of `perf_counter`."""
+    """`headers` has the last of those that share a name; it ends at its `deadline`, of `perf_counter`.
+
+    `held` bytes of its body are in `room`, where it has one.
+    """
 
     scope: Scope
     receive: Receive
     headers: dict[bytes, bytes]
     deadline: float = float("inf")
     received: bool = False
+    room: Room | None = None
+    held: int = 0
     request_id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +61,18 @@ class Call:
 
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")
+
+    def hold(self, size: int) -> None:
+        """So many bytes more, that have come. Raises RequestError 429 where there is no room for them."""
+        if self.room is not None:
+            self.room.take(size)
+            self.held += size
+
+    def let_go(self) -> None:
+        """Of all that it holds."""
+        if self.room is not None:
+            self.room.give_back(self.held)
+            self.held = 0
 
 
 class Vain(enum.Enum):

@@ -68,14 +68,15 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    seen: list[Seen] = []
     try:
         paths = list(images_of(options.images))
         with Client(options.url, timeout_s=options.timeout) as client:
             ask = by_tensors(client, options.variant, options.top_k) if options.tensors else by_bytes(client, options)
-            seen = show_all(paths, ask, as_json=options.json)
+            seen.extend(show_all(paths, ask, as_json=options.json))  # as they come: an error leaves those before it
     except (InputError, ClientError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return NONE
+        return SOME if any(each.answer is not None for each in seen) else NONE
     except KeyboardInterrupt:
         return INTERRUPTED
     classified = sum(each.answer is not None for each in seen)
@@ -120,23 +121,21 @@ def by_tensors(client: Client, variant: str | None, top_k: int) -> Ask:
     return ask
 
 
-def show_all(paths: Sequence[Path], ask: Ask, *, as_json: bool) -> list[Seen]:
-    """Every answer is shown as it comes, in the order of the images."""
-    seen = []
+def show_all(paths: Sequence[Path], ask: Ask, *, as_json: bool) -> Iterator[Seen]:
+    """Every answer is shown as it comes, in the order of the images, and passed on."""
     console, errors = Console(), Console(stderr=True)
     with (
         ThreadPoolExecutor(AT_ONCE) as pool,
         Progress(console=errors, transient=True, disable=len(paths) == 1) as progress,
     ):
         for each in progress.track(pool.map(lambda path: look(path, ask), paths), total=len(paths), description=""):
-            seen.append(each)
             if as_json:
                 print(json.dumps(as_dict(each)), flush=True)
             elif each.answer is None:
                 errors.print(f"[bold]{escape(str(each.path))}[/]: {escape(each.problem)}", soft_wrap=True)
             else:
                 console.print(table(each.path, each.answer))
-    return seen
+            yield each
 
 
 def look(path: Path, ask: Ask) -> Seen:

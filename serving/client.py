@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -20,6 +20,8 @@ from serving.answers import BatchItem, Classification
 
 KEY_VARIABLE = "PREFLIGHT_API_KEY"
 HEADER_LENGTH = "inference-header-content-length"
+
+Read = TypeVar("Read")
 
 
 class ClientError(Exception):
@@ -57,9 +59,8 @@ class Client:
     def classify(self, encoded: bytes, variant: str | None = None, top_k: int = 5) -> Classification:
         """One encoded image, by `variant` or by whom the service chooses. Raises ClientError."""
         headers = {"content-type": "application/octet-stream"}
-        found: Classification = self.post(
-            "/classify", params=query(variant, top_k), content=encoded, headers=headers
-        ).json()
+        response = self.post("/classify", params=query(variant, top_k), content=encoded, headers=headers)
+        found: Classification = read(response, response.json)
         return found
 
     def classify_batch(
@@ -67,9 +68,8 @@ class Client:
     ) -> list[BatchItem]:
         """Names and encoded images -> an item for each, in their order. Raises ClientError for the whole request."""
         files = [("images", (name, encoded, "application/octet-stream")) for name, encoded in images]
-        found: list[BatchItem] = self.post("/classify/batch", params=query(variant, top_k), files=files).json()[
-            "results"
-        ]
+        response = self.post("/classify/batch", params=query(variant, top_k), files=files)
+        found: list[BatchItem] = read(response, lambda: response.json()["results"])
         return found
 
     def infer(self, pixels: NDArray[np.uint8], variant: str) -> NDArray[np.float32]:
@@ -79,18 +79,18 @@ class Client:
         header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
         headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
         response = self.post(f"/v2/models/{variant}/infer", content=header + pixels.tobytes(), headers=headers)
-        end = int(response.headers[HEADER_LENGTH])
-        (output,) = json.loads(response.content[:end])["outputs"]
-        return np.frombuffer(response.content, "<f4", offset=end).reshape(output["shape"])
+        return read(response, lambda: logits_in(response))
 
     def variants(self) -> list[dict[str, Any]]:
         """What is served, most of it as the artifacts' manifests say."""
-        found: list[dict[str, Any]] = self.send("GET", "/variants").json()["variants"]
+        response = self.send("GET", "/variants")
+        found: list[dict[str, Any]] = read(response, lambda: response.json()["variants"])
         return found
 
     def description(self) -> dict[str, Any]:
         """The service's OpenAPI document."""
-        found: dict[str, Any] = self.send("GET", "/docs.json").json()
+        response = self.send("GET", "/docs.json")
+        found: dict[str, Any] = read(response, response.json)
         return found
 
     def post(self, path: str, **content: Any) -> httpx.Response:
@@ -99,6 +99,8 @@ class Client:
     def send(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
             response = self.http.request(method, path, **content)
+        except httpx.ReadTimeout as error:
+            raise UnreachableError(f"{self.http.base_url}: no answer within {self.http.timeout.read:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise UnreachableError(f"{self.http.base_url}: {reason}; start the service: make serve") from error
@@ -120,6 +122,21 @@ class Client:
 
 def query(variant: str | None, top_k: int) -> dict[str, str]:
     return {"top_k": str(top_k)} | ({"variant": variant} if variant is not None else {})
+
+
+def logits_in(response: httpx.Response) -> NDArray[np.float32]:
+    """Raw behind their description."""
+    end = int(response.headers[HEADER_LENGTH])
+    (output,) = json.loads(response.content[:end])["outputs"]
+    return np.frombuffer(response.content, "<f4", offset=end).reshape(output["shape"])
+
+
+def read(response: httpx.Response, content: Callable[[], Read]) -> Read:
+    """Raises RefusedError where it is not in our form: whatever stands between may say 200 as well."""
+    try:
+        return content()
+    except (ValueError, KeyError, TypeError):
+        raise RefusedError(response.status_code, "no_answer_of_ours", response.text[:200]) from None
 
 
 def refused(response: httpx.Response) -> RefusedError:

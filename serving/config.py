@@ -11,7 +11,7 @@ from typing import Annotated
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer  # aliases have no public reader in 1.4
 from bentoml.exceptions import BentoMLException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from export.cuda import DeviceError, UnavailableError, cuda_or_reason
 from export.engine_cache import default_folder
@@ -19,6 +19,7 @@ from serving.cores import default_threads, default_workers
 
 PREFIX = "SERVING_"
 MOST_THREADS = 256  # a slip of the keyboard here would take all memory
+BODIES = ("max_image_bytes", "max_tensor_bytes", "max_batch_bytes")  # the settings that limit one
 DEFAULT_VARIANTS = ("resnet20-postact", "resnet20-preact")
 
 
@@ -120,6 +121,13 @@ class Settings(BaseModel):
     )
     max_images: int = Field(64, ge=1, le=1024, description="images of one /classify/batch request")
     max_batch_bytes: int = Field(64 << 20, ge=1, description="their bytes together")
+    max_held_bytes: int = Field(
+        default_factory=lambda earlier: max(256 << 20, *(earlier[name] for name in BODIES)),
+        validate_default=True,
+        ge=1,
+        description="bytes of bodies that a worker holds at once, those on their way included; more are answered 429. "
+        "By default 256 MiB, or the largest body",
+    )
     max_header_bytes: int = Field(16 << 10, ge=256, le=1 << 20, description="names and values of a request's headers")
     max_receive_ms: int = Field(
         10_000,
@@ -156,6 +164,16 @@ class Settings(BaseModel):
     )
     split: Weights = Field({}, description="VARIANT=WEIGHT ...: who answers requests that name no variant")
     shadow: Weights = Field({}, description="VARIANT=PERCENT ...: who gets copies of those, unanswered")
+
+    @field_validator("max_held_bytes")
+    @classmethod
+    def holds_any_body(cls, value: int, info: ValidationInfo) -> int:
+        """As far as those are valid themselves."""
+        sizes = {name: info.data[name] for name in BODIES if name in info.data}
+        largest = max(sizes, key=sizes.__getitem__, default="")
+        if largest and value < sizes[largest]:
+            raise ValueError(f"less than {PREFIX}{largest.upper()}, {sizes[largest]}")
+        return value
 
     @property
     def spread_over(self) -> int:

@@ -37,6 +37,8 @@ class Cycle(RequestResponseCycle):
             return False
         if not self.may_write:
             return False
+        # Its answer would be lost to a client that is sending: a connection that is closed on it is reset.
+        is_sent_more = self.more_body and not self.waiting_for_100_continue
         self.response_started, self.waiting_for_100_continue = True, False
         lines, says_so = [STATUS_LINE[response.status_code]], False
         for name, value in (*self.default_headers, *response.raw_headers):
@@ -47,7 +49,7 @@ class Cycle(RequestResponseCycle):
         self.transport.write(b"".join([*lines, ends, response.body]))
         self.response_complete = True
         self.message_event.set()
-        if not self.keep_alive:
+        if not (self.keep_alive or is_sent_more):
             self.transport.close()
         respond, self.on_response = self.on_response, lambda: None  # or it and the connection would hold each other
         respond()

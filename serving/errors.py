@@ -1,16 +1,17 @@
 """Every answer that is not a classification.
 
-    request --> key --> route --> body --> parameters --> admitted --> decoded --> inferred --> 200
-                 |401     |405      |400 empty, malformed  |429          |400 no image
-                 |403               |413 too many bytes                  |413 too many pixels
-                                    |415 content type
-                                             |400 top_k, unknown parameter
-                                             |404 unknown variant
+    request --> path --> key --> method --> parameters --> admitted --> body --> decoded --> inferred --> 200
+                 |404     |401    |405       |400 top_k,    |429         |400 empty, malformed
+                          |403               | deadline,                 |408 too slow
+                                             | unknown                   |413 too many bytes
+                                             |404 variant                |415 content type
+                                                                         |429 full meanwhile, no room
+                                                                                  |400 no image
+                                                                                  |413 too many pixels
 
 Requests of the Open Inference Protocol (`/v2`) go the same way; their errors are one sentence in `error`, nothing else.
-A 404 is also a path that is not ours, a 405 a wrong method, a 408 a body that comes too slowly, a 431 too many headers,
-a 503 a worker that is not ready. A 500 is a bug of ours and is logged with its traceback; no request is meant to cause
-one. A 504 is a deadline that passed, wherever the request was.
+A 431 is too many headers, a 503 a worker that is not ready. A 500 is a bug of ours and is logged with its traceback; no
+request is meant to cause one. A 504 is a deadline that passed, wherever the request was.
 """
 
 from __future__ import annotations

@@ -84,16 +84,19 @@ class HttpApi:
         try:
             response = await self.respond(call, path)
         except ClientDisconnect:
-            metrics().replied(self.name(path), CLIENT_CLOSED_REQUEST)
+            self.note(call, path, CLIENT_CLOSED_REQUEST, begun)
             return
         if response is None:
             await self.app(scope, receive, send)
             return
-        metrics().replied(self.name(path), response.status_code)
         await send_whole(self.completed(response, call), scope, receive, send)
         self.opened.answered += 1
+        self.note(call, path, response.status_code, begun)
+
+    def note(self, call: Call, path: str, status: int, begun: float) -> None:
+        metrics().replied(self.name(path), status)
         if self.opened.settings.access_log is AccessLog.ON:
-            log_access(call, response.status_code, time.perf_counter() - begun)
+            log_access(call, status, time.perf_counter() - begun)
 
     def completed(self, response: Response, call: Call) -> Response:
         response.raw_headers.append((b"x-request-id", call.request_id.encode()))
@@ -189,6 +192,7 @@ class HttpApi:
         settings = self.opened.settings
         patience_ms = patience(call, settings.max_timeout_ms)
         call.deadline = time.perf_counter() + patience_ms / 1e3
+        call.room = self.opened.room
         watch = Watch(call, settings.max_receive_ms / 1e3)
         try:
             return await handler(call)
@@ -197,6 +201,7 @@ class HttpApi:
                 raise
         finally:
             watch.stop()
+            call.let_go()
         if watch.found is Vain.GONE:
             raise ClientDisconnect
         if watch.found is Vain.SLOW_BODY:
@@ -205,14 +210,13 @@ class HttpApi:
 
     def probe(self, call: Call, path: str) -> Response:
         """Whether the worker lives, or is ready. Not counted; BentoML would keep 2 KB of each until a deadline."""
-        classifier = self.opened.classifier
         try:
             self.admit(call, None)
             if call.method not in {"GET", "HEAD"}:
-                raise wrong_method(call.method, "GET")
+                raise wrong_method(call.method, "GET, HEAD")
             if path == READY and not self.opened.is_ready:
                 raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "no models are open, or it leaves")
-            if path != READY and classifier is not None and classifier.fault is not None:
+            if path != READY and not self.opened.is_live:
                 raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "device_failed", "only a restart helps")
         except RequestError as error:
             return as_ours(error)
@@ -236,7 +240,9 @@ class HttpApi:
         encoded = await self.opened.receive(call, asked.served.lane, read_image(call, settings.max_image_bytes))
         here = self.opened.is_alone(call) and is_small_jpeg(encoded, settings.max_image_pixels)
         moments = Moments(begun, time.perf_counter())
-        return as_json(to_json(await self.classified(call, asked, encoded, moments, here)))
+        classification = await self.classified(call, asked, encoded, moments, here)
+        metrics().spent(asked.served.manifest.variant, "receive", moments.receive_s)
+        return as_json(to_json(classification))
 
     async def explain(self, call: Call) -> Response:
         classifier = self.opened.ready()
@@ -249,7 +255,9 @@ class HttpApi:
         moments = Moments(begun, time.perf_counter())
         work = classifier.explanation(encoded, asked.served, asked.index, asked.top_k, moments, call.deadline)
         explanation = await self.opened.run(asked.served.explainer.lane, work)
-        metrics().answered(asked.served.manifest.variant, 1, moments.stages_s(time.perf_counter(), "explain"))
+        variant = asked.served.manifest.variant
+        metrics().spent(variant, "receive", moments.receive_s)
+        metrics().answered(variant, 1, moments.stages_s(time.perf_counter(), "explain"))
         return as_json(to_json(explanation))
 
     async def classify_batch(self, call: Call) -> Response:
@@ -259,7 +267,7 @@ class HttpApi:
         images = await self.opened.receive(
             call, asked.served.lane, read_images(call, settings.max_images, settings.max_batch_bytes)
         )
-        arrived = time.perf_counter()
+        received_s = time.perf_counter() - begun
         width = min(asked.served.lane.width, settings.max_in_flight)
         together = asyncio.Semaphore(width)  # the rest wait here, and keep nobody else waiting
 
@@ -267,13 +275,16 @@ class HttpApi:
             try:
                 refuse_empty_or_long(encoded, settings.max_image_bytes)
                 async with together:
-                    classification = await self.classified(call, asked, encoded, Moments(begun, arrived))
+                    now = time.perf_counter()  # what it waited for its own neighbours is no queue
+                    classification = await self.classified(call, asked, encoded, Moments(now, now))
             except RequestError as error:
+                metrics().refuse(error.answer.error)
                 return {"name": sendable(name), "status": error.status, "classification": None, "error": error.answer}
             return {"name": sendable(name), "status": HTTPStatus.OK, "classification": classification, "error": None}
 
         async with asyncio.TaskGroup() as group:
             items = [group.create_task(item(name, encoded)) for name, encoded in images]
+        metrics().spent(asked.served.manifest.variant, "receive", received_s)
         results: BatchAnswer = {"results": [task.result() for task in items]}
         return as_json(to_json(results))
 

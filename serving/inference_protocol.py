@@ -49,9 +49,9 @@ from serving.work import Moments, Work
 SERVER: ServerMetadata = {
     "name": "preflight", "version": "1", "extensions": ["binary_tensor_data", "classification"]
 }  # fmt: skip
-LIVE: ServerLive = {"live": True}
+PATHS = ROOT, LIVE, READY, STATISTICS = "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats"
 PATH = re.compile(
-    r"/v2/models/(?P<variant>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>ready|config|stats|infer))?/?"
+    r"/v2/models/(?P<variant>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>ready|config|stats|infer))?"
 )
 STAGES = {"queue": "queue", "compute_input": "decode", "compute_infer": "infer", "compute_output": "answer"}
 TRITON_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
@@ -67,21 +67,23 @@ class InferenceProtocol:
     async def __call__(self, call: Call) -> Response:
         path = call.path.rstrip("/")
         match = PATH.fullmatch(path)
+        if match is None and path not in PATHS:
+            raise RequestError(HTTPStatus.NOT_FOUND, "unknown_path", f"{path} is not part of the protocol")
         posts = match is not None and match["what"] == "infer"
         if call.method != (method := "POST" if posts else "GET"):
             raise wrong_method(call.method, method)
-        if path == "/v2":
+        if path == ROOT:
             return answer(SERVER)
-        if path == "/v2/health/live":
-            return answer(LIVE)
-        if path == "/v2/health/ready":
+        if path == LIVE:
+            live: ServerLive = {"live": self.opened.is_live}
+            return readiness(live, live["live"])
+        if path == READY:
             server: ServerReady = {"ready": self.opened.is_ready}
             return readiness(server, server["ready"])
-        if path == "/v2/models/stats":
+        if path == STATISTICS:
             return answer(self.statistics(*self.opened.ready().served.values()))
-        if match is not None:
-            return await self.model(call, match)
-        raise RequestError(HTTPStatus.NOT_FOUND, "unknown_path", f"{path} is not part of the protocol")
+        assert match is not None
+        return await self.model(call, match)
 
     async def model(self, call: Call, match: re.Match[str]) -> Response:
         classifier = self.opened.ready()
@@ -99,7 +101,8 @@ class InferenceProtocol:
         if match["what"] == "stats":
             return answer(self.statistics(served))
         if match["what"] == "ready":
-            model: ModelReady = {"name": served.manifest.variant, "ready": served.runner.fault is None}
+            is_ready = served.runner.fault is None and not self.opened.draining
+            model: ModelReady = {"name": served.manifest.variant, "ready": is_ready}
             return readiness(model, model["ready"])
         return answer(configuration(served) if match["what"] == "config" else metadata(served))
 
@@ -115,6 +118,7 @@ class InferenceProtocol:
         counts = self.counts[served.manifest.variant]
         counts.update({"requests": 1, "images": images})
         counts.update({name: round(stages_s[stage] * 1e9) for name, stage in STAGES.items()})
+        metrics().spent(served.manifest.variant, "receive", work.moments.receive_s)
         metrics().answered(served.manifest.variant, images, stages_s.items())
         return response
 
@@ -159,7 +163,7 @@ def statistics_of(served: Served, counts: Counter[str]) -> Statistics:
     }
 
 
-def readiness(content: ServerReady | ModelReady, is_ready: bool) -> Response:
+def readiness(content: ServerLive | ServerReady | ModelReady, is_ready: bool) -> Response:
     """What is served has answered a warm-up; a device may have failed since."""
     return answer(content, HTTPStatus.OK if is_ready else HTTPStatus.BAD_REQUEST)
 

@@ -29,8 +29,8 @@ logger = logging.getLogger("bentoml.serve")
 class Scope(StrEnum):
     """What a key opens."""
 
-    PREDICT = "predict"  # /classify, /v2
-    OBSERVE = "observe"  # /metrics, /variants
+    PREDICT = "predict"  # /classify, /classify/batch, /explain, /v2
+    OBSERVE = "observe"  # /metrics, /variants, /docs.json
 
 
 class KeysError(ValueError):
@@ -49,7 +49,8 @@ class Keys:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.keys, self.changed = read_keys(path), changed_at(path)
+        self.changed = changed_at(path)  # first: what changes meanwhile is read again
+        self.keys = read_keys(path)
         self.checked = time.monotonic()
 
     def admit(self, presented: str | None, scope: Scope) -> None:
@@ -77,8 +78,8 @@ class Keys:
         self.checked = now
         try:
             if (changed := changed_at(self.path)) != self.changed:
-                self.changed = changed
                 self.keys = read_keys(self.path)
+                self.changed = changed  # only now: what could not be read is tried again
                 logger.info("%s: %d keys", self.path, len(self.keys))
         except (KeysError, OSError) as error:
             logger.error("the keys stay as they were: %s", error)

@@ -86,10 +86,13 @@ class Metrics:
     def answered(self, variant: str, images: int, stages_s: Iterable[tuple[str, float]]) -> None:
         self.counts[self.images, (variant,)] += images
         for stage, seconds in stages_s:
-            tally = self.tallies.get((variant, stage))
-            if tally is None:
-                tally = self.tallies[variant, stage] = Tally(self.seconds.labels(variant, stage), BUCKETS_S)
-            tally.add(seconds)
+            self.spent(variant, stage, seconds)
+
+    def spent(self, variant: str, stage: str, seconds: float) -> None:
+        tally = self.tallies.get((variant, stage))
+        if tally is None:
+            tally = self.tallies[variant, stage] = Tally(self.seconds.labels(variant, stage), BUCKETS_S)
+        tally.add(seconds)
 
     def batches_of(self, variant: str) -> deque[int]:
         """To append sizes to, in images, from any thread."""
@@ -110,9 +113,9 @@ class Metrics:
             tally.publish()
         for tally in self.tallies.values():
             tally.publish()
-        for (counter, labels), count in self.counts.items():
+        while self.counts:  # one by one: where one fails, none is counted twice
+            (counter, labels), count = self.counts.popitem()
             counter.labels(*labels).inc(count)
-        self.counts.clear()
 
 
 @cache

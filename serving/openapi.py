@@ -110,7 +110,7 @@ def document(classifier: Classifier) -> bytes:
                 **protocol_paths(classifier),
                 "/ui/": {"get": page},
                 "/readyz": {"get": {"summary": "Every variant has run a warm-up inference", "responses": plain}},
-                "/livez": {"get": {"summary": "The worker answers", "responses": plain}},
+                "/livez": {"get": {"summary": "The worker answers, its device works", "responses": plain}},
                 "/metrics": {"get": {"summary": "Prometheus metrics", "responses": {"200": plain["200"]}}},
             },
             "components": {"schemas": definitions["$defs"]},

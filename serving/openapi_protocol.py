@@ -55,7 +55,7 @@ INFER_ERRORS = (
 def protocol_paths(classifier: Classifier) -> dict[str, Any]:
     return {
         "/v2": {"get": described("server", "The server and its extensions of the protocol", ServerMetadata)},
-        "/v2/health/live": {"get": described("server_live", "The worker answers", ServerLive)},
+        "/v2/health/live": {"get": ready("server_live", "The worker answers, its device works", ServerLive)},
         "/v2/health/ready": {"get": ready("server_ready", "Every variant can be asked", ServerReady)},
         "/v2/models/stats": {"get": described("statistics", "Requests, images, time by stage", ModelStatistics)},
         **model_paths(classifier, "/v2/models/{variant}"),

@@ -19,6 +19,7 @@ from serving.config import Settings
 from serving.errors import RequestError, overloaded
 from serving.keys import Keys
 from serving.metrics import metrics
+from serving.room import Room
 from serving.runners.base import Runner
 from serving.shadow import Shadow
 from serving.work import Lane, Work
@@ -43,16 +44,26 @@ class Opened:
     shadow: Shadow = field(default_factory=Shadow, init=False)
 
     @cached_property
+    def room(self) -> Room:
+        return Room(self.settings.max_held_bytes)
+
+    @cached_property
     def settings(self) -> Settings:
         """Of what was opened; not looked for sooner, since defaults depend on whether there is a GPU."""
         return self.classifier.settings if self.classifier is not None else defaults()
 
     def open(self, classifier: Classifier) -> None:
         self.classifier, self.settings = classifier, classifier.settings
+        self.room = Room(self.settings.max_held_bytes)
 
     @property
     def is_ready(self) -> bool:
-        return self.classifier is not None and self.classifier.fault is None and not self.draining
+        return self.classifier is not None and self.is_live and not self.draining
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is hope: only a restart helps a device that has failed."""
+        return self.classifier is None or self.classifier.fault is None
 
     def ready(self) -> Classifier:
         """While it drains, a worker answers what still comes."""

@@ -42,6 +42,7 @@ class OrderlyProtocol(HttpToolsProtocol):
         self.has_advanced = False  # beyond the head, or the piece of a body, that it was at
         self.active: RequestResponseCycle | None = None  # the one that is answered; `cycle` is the last that came
         self.offers_upgrade = False
+        self.is_deaf = False  # to all that follows what cannot be read
         self.piece = self.rest = b""
 
     @property
@@ -63,8 +64,8 @@ class OrderlyProtocol(HttpToolsProtocol):
         self.has_advanced = True
         if self.offers_upgrade:
             return
-        self.in_head, self.in_body = False, True
         super().on_headers_complete()
+        self.in_head, self.in_body = False, True
 
     def on_body(self, body: bytes) -> None:
         self.has_advanced = True
@@ -75,17 +76,20 @@ class OrderlyProtocol(HttpToolsProtocol):
             return
         self.in_body, self.has_advanced = False, True
         super().on_message_complete()
+        if self.cycle.response_complete and not self.cycle.keep_alive:
+            self.close()  # only now: before, who still sends would lose its answer (`Cycle.write_whole`)
 
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
-        self.rest += data
-        self.parse()
+        if not self.is_deaf:
+            self.rest += data
+            self.parse()
 
     def parse(self) -> None:
         """What has come, up to a request that has to wait; the rest once it need not."""
         held = self.flow.read_paused
-        while self.rest and not (self.pipeline or self.transport.is_closing()):
+        while self.rest and not (self.pipeline or self.is_deaf or self.transport.is_closing()):
             self.piece, self.rest = self.rest[:PIECE], self.rest[PIECE:]
             self.feed(self.piece)
         self.piece = b""
@@ -110,7 +114,8 @@ class OrderlyProtocol(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """The parser has stopped behind the head: once more, without the offer, and then what came with it."""
         stopped = sys.exception()
-        if not self.offers_upgrade or stopped is None:
+        if not self.offers_upgrade or stopped is None:  # CONNECT: what follows is for whom it would connect to
+            self.end_with_answers()
             return
         self.offers_upgrade = False
         version = self.parser.get_http_version().encode()
@@ -126,10 +131,28 @@ class OrderlyProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Unless it would be taken for another's answer."""
-        if self.owes_an_answer:
-            self.transport.close()
+        if self.owes_an_answer or self.in_body:
+            self.end_with_answers()
         else:
             super().send_400_response(msg)
+
+    def end_with_answers(self) -> None:
+        """Nothing more is read. Those whose requests came whole still get their answers."""
+        self.is_deaf, self.rest = True, b""
+        last = self.active
+        if self.in_body:  # the last that came is not whole
+            last = self.active if self.pipeline else None
+            if self.pipeline:
+                self.pipeline.popleft()
+        if self.pipeline:
+            last = self.pipeline[0][0]
+        if last is None or last.response_complete:
+            self.close()
+            return
+        self.cycle, last.keep_alive = last, False
+
+    def close(self) -> None:
+        self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self.transport.is_closing():  # behind a request whose answer was the last

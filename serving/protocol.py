@@ -51,7 +51,7 @@ class BoundedProtocol(OrderlyProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Unless it is refused at once. Who has waited behind others is not asked: each would call for the next."""
-        if self.is_parsing and isinstance(cycle, Cycle) and cycle.may_write:
+        if self.is_parsing and isinstance(cycle, Cycle) and cycle.may_write and not self.transport.is_closing():
             scope: Any = cycle.scope
             response = type(self).refusal(scope)
             if response is not None and cycle.write_whole(response):
@@ -66,7 +66,9 @@ class BoundedProtocol(OrderlyProtocol):
         finally:
             self.is_parsing = False
         self.bytes = 0 if self.has_advanced else self.bytes + len(piece)
-        if self.bytes > self.settings.max_header_bytes + REQUEST_LINE:
+        if self.is_deaf:
+            self.stop_waiting()
+        elif self.bytes > self.settings.max_header_bytes + REQUEST_LINE:
             self.refuse(TOO_LARGE)
         elif not self.in_head:
             self.look_after_body()
@@ -144,9 +146,12 @@ class BoundedProtocol(OrderlyProtocol):
     def refuse(self, response: bytes) -> None:
         """With no word to who might take it for another answer."""
         self.stop_waiting()
-        if not (self.transport.is_closing() or self.owes_an_answer or self.in_body):
+        if self.owes_an_answer or self.in_body:
+            self.end_with_answers()
+        elif not self.transport.is_closing():
             self.transport.write(response)
-        self.close()
+        if not self.owes_an_answer:
+            self.close()
 
 
 def bound_connections(settings: Settings, refusal: Callable[[Scope], Response | None]) -> None:

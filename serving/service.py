@@ -14,7 +14,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reads it once, 
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import bentoml
 from bentoml.exceptions import BentoMLException
@@ -75,8 +75,7 @@ class Preflight:
             opened.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
             classifier = Classifier(exact_tags(settings), settings, Machine())
         except CANNOT_RUN as error:
-            logger.error("not ready, and will not be: %s", error)
-            return
+            leave(error)
         opened.open(classifier)
         for name, served in classifier.served.items():
             runner, precision = served.runner, served.manifest.precision
@@ -116,6 +115,16 @@ class Preflight:
         return opened.is_ready
 
 
+def leave(error: Exception) -> NoReturn:
+    """A worker that opens nothing: the others share what it would have answered, and the supervisor tries again.
+
+    Without uvicorn's farewell, which is a traceback.
+    """
+    logger.error("this worker cannot open what it is to serve, and ends: %s", error)
+    logging.shutdown()
+    os._exit(1)
+
+
 def check(tag: str, settings: Settings, machine: Machine) -> Manifest:
     """An artifact's hashes, and that something here runs it."""
     model = bentoml.models.get(tag)
@@ -128,5 +137,5 @@ def check(tag: str, settings: Settings, machine: Machine) -> Manifest:
 
 
 def publish_regularly(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_later(PUBLISHED_EVERY_S, publish_regularly, loop)  # first: a full disk now may have room then
     opened.publish()
-    loop.call_later(PUBLISHED_EVERY_S, publish_regularly, loop)

@@ -40,8 +40,9 @@ class Shadow:
             count(copy, "dropped")
 
     def run(self) -> None:
-        if sys.platform == "linux":  # where threads have priorities of their own
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), LOWEST_PRIORITY)
+        with suppress(OSError):  # which a sandbox may forbid
+            if sys.platform == "linux":  # where threads have priorities of their own
+                os.setpriority(os.PRIO_PROCESS, get_native_id(), LOWEST_PRIORITY)
         failed = 0
         while (copy := self.waiting.get()) is not None:
             primary, shadow, best, classify = copy

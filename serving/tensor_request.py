@@ -83,7 +83,7 @@ def read_request(content: bytes, header_length: bytes | None, manifest: Manifest
 def json_length(text: bytes, size: int) -> int:
     if not (text.isdigit() and len(text) < 20 and int(text) <= size):
         found, name = text[:40].decode("latin-1"), HEADER_LENGTH.decode()
-        raise bad("bad_header_length", f"{name} is longer than the body", found, f"up to {size}")
+        raise bad("bad_header_length", f"{name} is no number of bytes of this body", found, f"up to {size}")
     return int(text)
 
 

@@ -54,10 +54,13 @@ class Moments:
             "infer": round(self.infer_s * 1e3, 3),
         }
 
+    @property
+    def receive_s(self) -> float:
+        return self.arrived - self.called
+
     def stages_s(self, now: float, inference: str = "infer") -> tuple[tuple[str, float], ...]:
-        """What each stage took, `answer` up to now; `inference` is the name of that one."""
+        """What each stage took since the body arrived, `answer` up to now; `inference` is the name of that one."""
         return (
-            ("receive", self.arrived - self.called),
             ("queue", self.queue_s),
             ("decode", self.decode_s),
             (inference, self.infer_s),

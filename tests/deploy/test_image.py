@@ -124,6 +124,20 @@ def test_without_rights_and_without_a_way_out_it_classifies_and_drains(
     assert "answered 3 requests in all, 0 left without an answer" in logged.stdout + logged.stderr
 
 
+KILL = "import psutil; print([child.pid for child in psutil.Process(1).children() if not child.kill()])"
+
+
+@pytest.mark.docker
+def test_a_worker_that_is_killed_is_replaced(container: Container) -> None:
+    """Which BentoML leaves to whoever runs the container, and one of several workers that dies does not end that."""
+    container.until_healthy()
+    killed = container.inside("python", "-c", KILL)
+    answer = httpx.post(f"{container.url}/classify", content=encoded(), timeout=60)  # waits until somebody listens
+    assert answer.status_code == 200
+    assert container.inside("python", "-c", KILL) != killed
+    assert inspected(container.name)["RestartCount"] == 0
+
+
 @pytest.mark.docker
 def test_it_holds_what_serving_needs_and_no_more(image: str) -> None:
     listed = json.loads(

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from serving.answers import BatchAnswer
 from serving.http_api import HttpApi
+from serving.metrics import metrics
 from serving.opened import Opened
 from tests.conftest import PAIR
 from tests.serving.test_http_api import MAX_BYTES, encoded, one_bit_png, opening
@@ -62,6 +63,20 @@ def test_one_bad_image_harms_no_other(client: TestClient) -> None:
     assert [item["status"] for item in results] == [200, 400, 200, 400, 413, 413]
     errors = [item["error"]["error"] for item in results if item["error"] is not None]
     assert errors == ["not_an_image", "empty_body", "too_many_pixels", "too_many_bytes"]
+
+
+def test_a_batch_is_counted_as_what_it_was(client: TestClient) -> None:
+    """Received once, however many images it had; and what was refused in it is in the metrics."""
+
+    def counted() -> tuple[int, int]:
+        metrics().publish(0, 0)
+        received = metrics().seconds.labels(PAIR[0], "receive")
+        samples = {sample.name: sample.value for sample in received._child_samples()}
+        return int(samples["_count"]), int(metrics().refused.labels("not_an_image")._value.get())
+
+    before = counted()
+    ask(client, encoded(), b"no image", encoded())
+    assert counted() == (before[0] + 1, before[1] + 1)
 
 
 def test_all_images_of_a_request_go_to_one_variant(exported_pair: tuple[str, str]) -> None:

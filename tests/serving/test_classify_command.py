@@ -7,7 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ from PIL import Image
 from loadtests.local_service import LocalService
 from models.pixels import read_pixels
 from models.spec import CIFAR_PREPROCESSING
+from serving import classify_command
+from serving.__main__ import main
 from serving.client import Client, ClientError, RefusedError, UnreachableError
 from serving.predictions import most_probable
 from tests.conftest import PAIR, ROOT
@@ -68,6 +73,48 @@ def test_a_refusal_says_what_is_accepted(service: LocalService) -> None:
 def test_nobody_there_is_told_with_the_next_command(port: int) -> None:
     with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(UnreachableError, match="make serve"):
         client.variants()
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"{}"])
+def test_what_is_no_answer_of_ours_is_told_as_such(content: bytes) -> None:
+    """A proxy's page may come with 200 as well."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy,
+        Client(f"http://127.0.0.1:{proxy.server_port}") as client,
+    ):
+        Thread(target=proxy.serve_forever).start()
+        for ask in (client.variants, lambda: client.infer(np.zeros((1, 1, 1, 3), np.uint8), PAIR[0])):
+            with pytest.raises(RefusedError, match="200 no_answer_of_ours"):
+                ask()
+        proxy.shutdown()
+
+
+def test_a_service_that_is_lost_midway_leaves_what_was_seen(
+    service: LocalService, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[bytes] = []
+    classify_once = Client.classify
+
+    def lose(client: Client, encoded: bytes, *arguments: Any) -> Any:
+        asked.append(encoded)
+        if len(asked) > 1:
+            raise UnreachableError("gone")
+        return classify_once(client, encoded, *arguments)
+
+    monkeypatch.setattr(Client, "classify", lose)
+    monkeypatch.setattr(classify_command, "AT_ONCE", 1)
+    assert main(["classify", str(folder), "--url", service.url]) == 1
+    assert "gone" in capsys.readouterr().err
 
 
 def test_what_is_no_url_is_told_how_one_looks() -> None:

@@ -37,6 +37,13 @@ def test_an_impossible_setting_is_refused_with_what_was_found_and_expected(
         read_settings({name: value})
 
 
+def test_the_largest_body_has_room() -> None:
+    assert read_settings({}).max_held_bytes == 256 << 20
+    assert read_settings({"SERVING_MAX_BATCH_BYTES": str(1 << 30)}).max_held_bytes == 1 << 30
+    with pytest.raises(ConfigError, match=r"^SERVING_MAX_HELD_BYTES: .*less than SERVING_MAX_BATCH_BYTES, 67108864"):
+        read_settings({"SERVING_MAX_HELD_BYTES": "1000"})
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("SERVING_TREADS", "; the nearest is SERVING_THREADS."), ("SERVING_XYZ", "no such setting.")]
 )

@@ -169,9 +169,9 @@ def binary_body(given: dict[str, Any] = GOOD, size: int = 3072, **more: Any) -> 
     [
         (3071, None, "3071 bytes behind the JSON"),
         (3073, None, "3073 bytes behind the JSON"),
-        (3072, "1" * 50, "is longer than the body"),
-        (3072, "-1", "is longer than the body"),
-        (3072, "²", "is longer than the body"),
+        (3072, "1" * 50, "is no number of bytes of this body"),
+        (3072, "-1", "is no number of bytes of this body"),
+        (3072, "²", "is no number of bytes of this body"),
         (3072, "10", "the first 10 bytes are not JSON"),
     ],
 )
@@ -237,6 +237,27 @@ def test_without_models_it_is_live_and_not_ready() -> None:
     assert client.get("/v2/health/ready").status_code == 400
     answer = client.get(f"/v2/models/{PAIR[0]}/ready")
     assert (answer.status_code, list(answer.json())) == (503, ["error"])
+
+
+def test_its_health_is_that_of_the_probes(client: TestClient, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    def statuses() -> list[int]:
+        paths = ("/livez", "/v2/health/live", "/readyz", "/v2/health/ready", f"/v2/models/{PAIR[0]}/ready")
+        return [client.get(path).status_code for path in paths]
+
+    assert statuses() == [200, 200, 200, 200, 200]
+    opened.draining = True
+    try:
+        assert statuses() == [200, 200, 503, 400, 400]
+    finally:
+        opened.draining = False
+    assert opened.classifier is not None
+    monkeypatch.setattr(type(opened.classifier.served[PAIR[0]].runner), "fault", "cudaErrorLaunchFailure")
+    assert statuses() == [503, 400, 503, 400, 400]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_path_that_the_protocol_has_not_is_404_whatever_the_method(client: TestClient, method: str) -> None:
+    assert client.request(method, "/v2/health").status_code == 404
 
 
 def test_a_full_service_answers_429(client: TestClient, opened: Opened) -> None:

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from loadtests.local_service import ServiceError, local_service
 from serving import keys
+from serving.__main__ import main
 from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, Scope, new_key, presented_in, read_keys
 from tests.conftest import PAIR, ROOT
@@ -111,6 +112,32 @@ def test_the_file_is_read_again_when_it_changes(
     again, line = new_key(Scope.OBSERVE, "")
     path.write_text(line)
     known.admit(again, Scope.OBSERVE)
+
+
+def test_a_file_that_could_not_be_read_is_tried_again_though_it_looks_the_same(
+    made: dict[Scope, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where only its rights are repaired, or files could be opened no more: a key that was taken out stays out."""
+    monkeypatch.setattr(keys, "CHECKED_EVERY_S", 0.0)
+    path = tmp_path / "keys"
+    known = Keys(path)
+    key, line = new_key(Scope.PREDICT, "new")
+    path.write_text(line)
+
+    def unreadable(path: Path) -> Any:
+        raise KeysError(f"{path}: cannot be read (Permission denied)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "read_keys", unreadable)
+        known.admit(made[Scope.PREDICT], Scope.PREDICT)
+    known.admit(key, Scope.PREDICT)
+    with pytest.raises(keys.RequestError):
+        known.admit(made[Scope.PREDICT], Scope.PREDICT)
+
+
+def test_the_command_makes_no_line_that_the_file_may_not_have() -> None:
+    with pytest.raises(SystemExit):
+        main(["key", "--name", "two names"])
 
 
 def test_every_key_is_compared_in_constant_time(

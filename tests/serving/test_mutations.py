@@ -32,7 +32,18 @@ def no_fault(context: Any, response: Any, case: Any) -> None:
     assert response.status_code < 500 or response.status_code == 504
 
 
-OPERATIONS = [("POST", "/classify"), ("POST", "/classify/batch"), ("POST", "/explain"), ("GET", "/variants")]
+MODEL = "/v2/models/{variant}"
+OPERATIONS = [
+    ("POST", "/classify"),
+    ("POST", "/classify/batch"),
+    ("POST", "/explain"),
+    ("GET", "/variants"),
+    ("GET", "/v2"),
+    ("GET", "/v2/models/stats"),
+    *(("GET", path) for path in (MODEL, f"{MODEL}/ready", f"{MODEL}/config", f"{MODEL}/stats")),
+    ("POST", f"{MODEL}/infer"),
+    ("POST", f"{MODEL}/versions/{{version}}/infer"),
+]
 CHECKS = [no_fault, status_code_conformance, content_type_conformance, response_schema_conformance]
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 MODES = ("RGB", "L", "P")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -37,6 +40,15 @@ def some(connection: socket.socket, most: int) -> bytes:
     piece = connection.recv(most)
     assert piece, "closed before its end"
     return piece
+
+
+def test_who_is_refused_while_it_sends_reads_why(service: LocalService) -> None:
+    """Its connection is to be closed, as Python's urllib has it; closed on what it sends, the answer would be lost."""
+    headers = {"content-type": "application/octet-stream"}
+    request = urllib.request.Request(f"{service.url}/classify", data=bytes(24 << 20), headers=headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    assert (caught.value.code, json.load(caught.value)["error"]) == (413, "too_many_bytes")
 
 
 def test_answers_come_in_the_order_of_requests_sent_ahead(service: LocalService) -> None:

@@ -19,6 +19,7 @@ from serving.protocol import REQUEST_LINE, BoundedProtocol
 FULL = b"POST /classify HTTP/1.1\r\ncontent-length: 9\r\n\r\n"
 EMPTY = b"POST /classify HTTP/1.1\r\n\r\n"
 OTHER = b"GET /variants HTTP/1.1\r\n\r\n"
+EXPLAIN = b"POST /explain HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Wire:
@@ -31,7 +32,7 @@ class Wire:
         self.sent += data
 
     def is_closing(self) -> bool:
-        return False
+        return self.sent.endswith((b"CLOSED", b"ABORTED"))
 
     def get_extra_info(self, name: str) -> Any:
         return {"peername": ("10.0.0.1", 5000), "sockname": ("10.0.0.2", 3000)}.get(name)
@@ -240,3 +241,61 @@ def test_trailers_are_counted() -> None:
         assert wire.sent == b"CLOSED"
 
     play(scenario)
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [b"\0garbage\r\n\r\n", EXPLAIN + b"no length\r\n", b"CONNECT any:1 HTTP/9\r\n\r\n"],
+    ids=["no head", "no chunk", "no version"],
+)
+@pytest.mark.parametrize("whole", [1, 3])
+def test_what_came_whole_is_answered(unreadable: bytes, whole: int) -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(OTHER * whole + unreadable)
+        protocol.data_received(OTHER)
+        await answered(wire, whole)
+        assert wire.sent.endswith(b"CLOSED")
+
+    play(scenario)
+
+
+def test_a_head_that_is_not_finished_takes_no_answer() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(OTHER + OTHER[:9])
+        protocol.look_after_head()
+        assert wire.sent == b""
+        await answered(wire, 1)
+        assert wire.sent.endswith(b"CLOSED")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("target", [b"any:1", b"/variants"])
+def test_what_follows_connect_is_no_request(target: bytes) -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(b"CONNECT %b HTTP/1.1\r\n\r\n" % target + OTHER)
+        protocol.data_received(OTHER)
+        await answered(wire, 1)
+        assert wire.sent.endswith(b"CLOSED")
+
+    play(scenario)
+
+
+def test_a_connection_is_not_closed_on_a_body_that_still_comes() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(b"POST /classify HTTP/1.0\r\ncontent-length: 9\r\n\r\n1234")
+        assert wire.sent.startswith(b"HTTP/1.1 429 ")
+        assert not wire.is_closing()
+        protocol.data_received(b"56789")
+        assert wire.is_closing()
+
+    play(scenario)
+
+
+def test_who_is_behind_the_last_answer_is_not_refused(refusing: list[int]) -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(EMPTY[:-2] + b"connection: close\r\n\r\n" + EMPTY)
+        assert wire.sent.count(b" 429 ") == 1
+
+    play(scenario)
+    assert len(refusing) == 1

@@ -228,10 +228,10 @@ def test_a_changed_model_stops_the_start(exported_pair: tuple[str, str], tmp_pat
     assert "export again" in message
 
 
-def test_a_model_that_no_runtime_opens_leaves_the_service_not_ready_and_says_why(
+def test_a_model_that_no_runtime_opens_ends_the_worker_which_says_why(
     exported_pair: tuple[str, str], tmp_path: Path
 ) -> None:
-    """Its hashes are right, so it is found out where it is opened: by the worker, which stays to be asked."""
+    """Its hashes are right, so it is found out where it is opened: by the worker, and others are not to wait for it."""
     stored = Path(bentoml.models.get(exported_pair[0]).path)
     manifest = read_manifest(stored, exported_pair[0].partition(":")[2])
     (tmp_path / "model.onnx").write_bytes(b"no graph")
@@ -247,7 +247,7 @@ def test_a_model_that_no_runtime_opens_leaves_the_service_not_ready_and_says_why
         pass
     bentoml.models.delete(tag)
     message = str(caught.value)
-    (line,) = [line for line in message.splitlines() if "not ready, and will not be" in line]
+    line, *_ = [line for line in message.splitlines() if "this worker cannot open" in line]
     assert "model.onnx: ONNX Runtime cannot open it" in line
     assert "Traceback" not in message
 
