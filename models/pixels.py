@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from models.costly import EXIF, JPEG_BEGINS, MOST_SCANS, SCAN, CostlyError, pixels_at_once, refuse_costly
 from models.spec import Interpolation, Preprocessing
 
 # What people send as photographs. Pillow's further formats stay shut: EPS runs another program, ICO decodes while it
@@ -27,8 +28,7 @@ FILTERS = {
 }
 LAB_TO_RGB = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 TO_8_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)
-JPEG_BEGINS, SCAN = b"\xff\xd8\xff", b"\xff\xda"
-EXIF, TIFF = b"Exif\0\0", b"tiff:Orientation"  # where Pillow looks for one
+TIFF = b"tiff:Orientation"  # beside Exif, where Pillow looks for one
 LARGE = 4_000_000  # pixels; decoding takes several bytes for each, so large images are decoded one at a time
 SMALL, SMALL_BYTES, SMALL_SCANS = 65_536, 16_384, 16  # pixels, bytes, and passes over them: a progressive JPEG has ten
 LONGEST = 16  # times the shorter side; of a longer strip only the middle can be seen anyway
@@ -77,7 +77,7 @@ def plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     picture does. Whatever may be rotated, has other colours than YCbCr or is in any way odd is left to Pillow.
     """
     pixels = pixels_of_plain_jpeg(content)
-    if pixels is None or pixels > max_pixels:
+    if pixels is None or pixels > max_pixels or content.count(SCAN) > MOST_SCANS:
         return None
     try:
         return np.asarray(simplejpeg.decode_jpeg(content), np.uint8)
@@ -112,20 +112,27 @@ def read_image(source: Path | IO[bytes], max_pixels: int | None = None) -> Image
 
     Raises:
         ImageTooLargeError: width times height, by the header, is above `max_pixels`.
-        ImageError: not one of `FORMATS`, damaged or truncated.
+        ImageError: not one of `FORMATS`, damaged or truncated, or out of all proportion (`models/costly.py`).
     """
+    content = source.read_bytes() if isinstance(source, Path) else source.read()
     try:
-        with Image.open(source, formats=FORMATS) as image:
-            width, height = image.size
-            if max_pixels is not None and width * height > max_pixels:
+        refuse_costly(content)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            pixels = pixels_at_once(image)
+            if max_pixels is not None and pixels > max_pixels:
+                width, height = image.size
+                tiles = "in tiles of " if pixels > width * height else ""
                 raise ImageTooLargeError(
-                    f"the image is {width} x {height}, {width * height / 1e6:.1f} megapixels; "
+                    f"the image is {width} x {height}, {tiles}{pixels / 1e6:.1f} megapixels; "
                     f"at most {max_pixels / 1e6:g} are accepted"
                 )
-            with one_large_at_a_time if width * height > LARGE else nullcontext():
+            # An AVIF may have more than it says, up to 268 megapixels.
+            with one_large_at_a_time if pixels > LARGE or image.format == "AVIF" else nullcontext():
                 return as_seen(image)
     except ImageError:
         raise
+    except CostlyError as error:
+        raise ImageError(f"the image would take too long to read: {error}") from None
     except UnidentifiedImageError:
         raise ImageError(f"no readable image; accepted: {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:

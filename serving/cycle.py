@@ -62,6 +62,12 @@ def take_body(receive: Receive) -> bytes | None:
     return cycle.take_body() if isinstance(cycle, Cycle) else None
 
 
+def has_come(receive: Receive) -> bool:
+    """Whether the body is there, whole, as far as uvicorn says; elsewhere nobody does."""
+    cycle = getattr(receive, "__self__", None)
+    return isinstance(cycle, Cycle) and not cycle.more_body
+
+
 async def send_whole(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """At once, where uvicorn is who sends; as any ASGI application would, elsewhere."""
     cycle = getattr(send, "__self__", None)

@@ -26,7 +26,7 @@ from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_lo
 from serving.call import Call, Vain, Watch, current
 from serving.config import AccessLog
 from serving.cycle import send_whole
-from serving.errors import RequestError, sendable, too_late, too_slow, wrong_method
+from serving.errors import RequestError, let_go, sendable, too_late, too_slow, wrong_method
 from serving.inference_protocol import InferenceProtocol, as_protocol
 from serving.keys import Scope as KeyScope
 from serving.keys import presented_in
@@ -162,11 +162,13 @@ class HttpApi:
                 raise wrong_method(call.method, method)
             return await self.in_time(handler, call)
         except RequestError as error:
+            let_go(error)
             return self.refused(error, as_response)
         except ClientDisconnect:
             raise
-        except Exception:
+        except Exception as error:
             logger.exception("%s %r failed, request %s", call.method, path[:200], call.request_id)
+            let_go(error)
             message = "a fault of the service; its log has the details"
             return as_response(RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message))
 
@@ -278,6 +280,7 @@ class HttpApi:
                     now = time.perf_counter()  # what it waited for its own neighbours is no queue
                     classification = await self.classified(call, asked, encoded, Moments(now, now))
             except RequestError as error:
+                let_go(error)
                 metrics().refuse(error.answer.error)
                 return {"name": sendable(name), "status": error.status, "classification": None, "error": error.answer}
             return {"name": sendable(name), "status": HTTPStatus.OK, "classification": classification, "error": None}

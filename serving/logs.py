@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -31,6 +32,7 @@ class AboutCall(logging.Filter):
 
 def set_up(log_format: LogFormat) -> None:
     """Of this process, after BentoML has set up its own."""
+    warnings.filterwarnings("ignore", module="PIL")  # an image may bring tens of thousands, and they are no log lines
     for handler in {*logging.getLogger().handlers, *logging.getLogger("bentoml").handlers}:
         if not any(isinstance(each, AboutCall) for each in handler.filters):
             handler.addFilter(AboutCall())

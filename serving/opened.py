@@ -16,6 +16,7 @@ from export.cuda import DeviceError
 from serving.call import Call
 from serving.classifier import Classifier, Served
 from serving.config import Settings
+from serving.cycle import has_come
 from serving.errors import RequestError, overloaded
 from serving.keys import Keys
 from serving.metrics import metrics
@@ -26,7 +27,7 @@ from serving.work import Lane, Work
 
 logger = logging.getLogger("bentoml.serve")
 
-RECEIVING_PER_IN_FLIGHT = 4
+RECEIVING_PER_IN_FLIGHT = 16
 Result = TypeVar("Result")
 
 
@@ -72,9 +73,11 @@ class Opened:
         return self.classifier
 
     async def receive(self, call: Call, lane: Lane, body: Coroutine[Any, Any, Result]) -> Result:
-        """Bodies on their way are counted apart: slow clients must not keep quick ones out."""
+        """Bodies on their way are counted apart: slow clients must not keep out those whose bodies are there."""
         try:
             self.admit(lane, call.deadline)  # no use in receiving what would be refused
+            if not has_come(call.receive):
+                admit(self.receiving, RECEIVING_PER_IN_FLIGHT * self.settings.max_in_flight)
         except RequestError:
             body.close()  # nobody will await it
             raise
@@ -88,9 +91,7 @@ class Opened:
 
     def admit(self, lane: Lane, deadline: float) -> None:
         """Raises RequestError 429 where too many are here, or nobody who comes now would be answered by then."""
-        most = self.settings.max_in_flight
-        admit(self.in_flight, most)
-        admit(self.receiving, RECEIVING_PER_IN_FLIGHT * most)
+        admit(self.in_flight, self.settings.max_in_flight)
         lane.admit(deadline)
 
     def is_alone(self, call: Call) -> bool:

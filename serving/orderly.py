@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 NOT_OURS = {b"upgrade", b"http2-settings"}  # headers of an upgrade
-PIECE = 16 << 10  # bytes that are parsed at once; a request of 35 is 2.3 KB once it waits
+PIECE = 4 << 10  # bytes that are parsed at once; a request of 35 is 2.3 KB once it waits
 
 
 class Flow(FlowControl):
@@ -43,7 +43,8 @@ class OrderlyProtocol(HttpToolsProtocol):
         self.active: RequestResponseCycle | None = None  # the one that is answered; `cycle` is the last that came
         self.offers_upgrade = False
         self.is_deaf = False  # to all that follows what cannot be read
-        self.piece = self.rest = b""
+        self.piece = self.rest = memoryview(b"")
+        self.will_parse = False
 
     @property
     def owes_an_answer(self) -> bool:
@@ -83,29 +84,33 @@ class OrderlyProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.is_deaf:
-            self.rest += data
+            self.rest = memoryview(self.rest.tobytes() + data if self.rest else data)
             self.parse()
 
     def parse(self) -> None:
-        """What has come, up to a request that has to wait; the rest once it need not."""
-        held = self.flow.read_paused
-        while self.rest and not (self.pipeline or self.is_deaf or self.transport.is_closing()):
+        """What has come, up to a request that has to wait; the rest once it need not.
+
+        Where requests are answered at once, as those refused by their head are, others have their turn in between.
+        """
+        self.will_parse, held = False, self.flow.read_paused
+        while self.rest and not (self.pipeline or self.will_parse or self.is_deaf or self.transport.is_closing()):
             self.piece, self.rest = self.rest[:PIECE], self.rest[PIECE:]
             self.feed(self.piece)
-        self.piece = b""
+        self.piece = memoryview(b"")
         if self.transport.is_closing():
-            self.rest = b""
+            self.rest = memoryview(b"")
         elif self.rest:
             self.flow.pause_reading()
         elif held:
             self.flow.resume_reading()
 
-    def feed(self, piece: bytes) -> None:
-        super().data_received(piece)
+    def feed(self, piece: memoryview) -> None:
+        super().data_received(piece)  # type: ignore[arg-type]  # the parser takes any buffer
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.rest and not self.pipeline:
+        if self.rest and not (self.pipeline or self.will_parse):
+            self.will_parse = True
             self.loop.call_soon(self.parse)
 
     def _should_upgrade(self) -> bool:
@@ -127,18 +132,25 @@ class OrderlyProtocol(HttpToolsProtocol):
                 lines += (name, b": ", value, b"\r\n")
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has its own
-        self.rest = b"".join([*lines, b"\r\n", self.piece[stopped.args[0] :], self.rest])
+        self.rest = memoryview(b"".join([*lines, b"\r\n", self.piece[stopped.args[0] :], self.rest]))
 
     def send_400_response(self, msg: str) -> None:
         """Unless it would be taken for another's answer."""
-        if self.owes_an_answer or self.in_body:
-            self.end_with_answers()
-        else:
+        if self.is_free_to_answer:
             super().send_400_response(msg)
+        else:
+            self.end_with_answers()
+
+    @property
+    def is_free_to_answer(self) -> bool:
+        """Whether what is written now would be taken for the answer of what has just come."""
+        if self.in_body and not self.pipeline:  # it is that one's body
+            return not self.cycle.response_started
+        return not (self.in_body or self.owes_an_answer)
 
     def end_with_answers(self) -> None:
         """Nothing more is read. Those whose requests came whole still get their answers."""
-        self.is_deaf, self.rest = True, b""
+        self.is_deaf, self.rest = True, memoryview(b"")
         last = self.active
         if self.in_body:  # the last that came is not whole
             last = self.active if self.pipeline else None
@@ -164,7 +176,7 @@ class OrderlyProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
-        self.rest = b""
+        self.rest = memoryview(b"")
         self.flow.waits = lambda: False  # or it and the connection would hold each other; below, each that waits
         for cycle in waiting:
             cycle.on_response = lambda: None

@@ -59,7 +59,7 @@ class BoundedProtocol(OrderlyProtocol):
         self._unset_keepalive_if_required()  # which a refusal may have armed that came in the same piece
         super()._start_asgi_task(cycle, app)
 
-    def feed(self, piece: bytes) -> None:
+    def feed(self, piece: memoryview) -> None:
         self.is_parsing, self.has_advanced = True, False
         try:
             super().feed(piece)
@@ -146,11 +146,11 @@ class BoundedProtocol(OrderlyProtocol):
     def refuse(self, response: bytes) -> None:
         """With no word to who might take it for another answer."""
         self.stop_waiting()
-        if self.owes_an_answer or self.in_body:
+        if not self.is_free_to_answer:
             self.end_with_answers()
-        elif not self.transport.is_closing():
-            self.transport.write(response)
-        if not self.owes_an_answer:
+        else:
+            if not self.transport.is_closing():
+                self.transport.write(response)
             self.close()
 
 

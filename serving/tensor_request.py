@@ -104,7 +104,9 @@ def read_outputs(body: InferenceRequest, manifest: Manifest) -> tuple[int, bool]
     classes = parameters.get("classification", 0)
     if not isinstance(binary, bool) or not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
         raise bad(
-            "bad_parameters", "binary_data is true or false, classification a whole number", f"{binary}, {classes}"
+            "bad_parameters",
+            "binary_data is true or false, classification a whole number from 0 up",
+            f"{kind_of(binary)}, {kind_of(classes)}",
         )
     return min(classes, len(manifest.labels)), binary
 
@@ -127,7 +129,7 @@ def read_pixels(tensor: RequestInput, raw: memoryview, manifest: Manifest) -> ND
     if declared is None:
         return from_numbers(tensor, size, len(raw))
     if declared != size or len(raw) != size or tensor.data is not None:
-        found = f"binary_data_size {declared}, {len(raw)} bytes behind the JSON"
+        found = f"binary_data_size {kind_of(declared)}, {len(raw)} bytes behind the JSON"
         raise bad("bad_size", f"{tensor.name} has {size} bytes by its shape", found, f"{size} and no `data`")
     return np.frombuffer(raw, np.uint8).reshape(tensor.shape)
 
@@ -162,6 +164,9 @@ def whole_numbers(data: Any, size: int, depth: int) -> list[int] | None:
 
 
 def kind_of(data: Any) -> str:
+    """In no more words, however long it would be if it was written out."""
+    if isinstance(data, bool) or (isinstance(data, int) and abs(data) < 1e18):
+        return str(data)
     return f"a list of {len(data)}" if isinstance(data, list) else f"a {type(data).__name__}"
 
 

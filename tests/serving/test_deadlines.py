@@ -267,14 +267,17 @@ def test_the_service_has_less_patience_than_any_client(exported_pair: tuple[str,
     classifier.close()
 
 
-def test_a_request_leaves_nothing_to_the_collector(opened: Opened) -> None:
-    """Circles would pile up until it stops the whole worker, which shows in the slowest answers."""
+@pytest.mark.parametrize(
+    ("body", "status"), [(encoded(), 200), (b"no image", 400), (b"", 400), (encoded("JPEG")[:200], 400)]
+)
+def test_a_request_leaves_nothing_to_the_collector(opened: Opened, body: bytes, status: int) -> None:
+    """Circles would pile up until it stops the whole worker, which the slowest answers show; and each holds a body."""
     held(opened).let_go.release(100)
     api = HttpApi(None, opened)  # type: ignore[arg-type]
 
     async def ask() -> None:
         scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": []}
-        messages = [{"type": "http.request", "body": encoded(), "more_body": False}]
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
         statuses: list[int] = []
 
         async def receive() -> Any:
@@ -284,7 +287,7 @@ def test_a_request_leaves_nothing_to_the_collector(opened: Opened) -> None:
             statuses.append(message.get("status", 0))
 
         await api(scope, receive, send)
-        assert statuses[0] == 200
+        assert statuses[0] == status
 
     async def scenario() -> int:
         await asyncio.create_task(ask())

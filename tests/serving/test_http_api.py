@@ -191,7 +191,7 @@ def test_a_full_service_answers_429_and_when_to_come_back(client: TestClient, op
         opened.in_flight = 0
     assert response.status_code == 429
     assert response.headers["retry-after"] == "1"
-    opened.receiving = 256
+    opened.receiving = 1024
     try:
         assert client.post("/classify", content=encoded()).status_code == 429
     finally:

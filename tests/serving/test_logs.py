@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
 import pytest
+from PIL import Image
 
 from loadtests.local_service import LocalService, local_service
 from serving.call import Call, current
-from serving.logs import AboutCall
+from serving.config import LogFormat
+from serving.logs import AboutCall, set_up
 from tests.conftest import PAIR, ROOT
 from tests.serving.test_http_api import encoded
 
@@ -93,6 +97,19 @@ def test_a_trace_is_taken_from_a_well_formed_header_alone(parent: str, trace: st
         current.reset(token)
     assert about.__dict__["trace_id"] == trace
     assert (f"trace {TRACE}" in about.__dict__["trace_msg"]) == (trace is not None)
+
+
+def test_what_pillow_thinks_of_an_image_is_no_line_of_the_log() -> None:
+    """It warns of each tag that points beyond the file."""
+    beyond = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHLL", 1, 40_000, 7, 100, 10**6) + bytes(4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Image.Exif().load(beyond)
+        assert caught, "or nothing would have been kept quiet"
+        caught.clear()
+        set_up(LogFormat.TEXT)
+        Image.Exif().load(beyond)
+        assert not caught
 
 
 def test_a_record_of_no_request_names_none() -> None:

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import uvicorn
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.server import ServerState
 
 from serving.config import Settings
 from serving.cycle import Cycle
+from serving.http_api import HttpApi
 from serving.protocol import REQUEST_LINE, BoundedProtocol
+from tests.serving.test_http_api import opening
 
 FULL = b"POST /classify HTTP/1.1\r\ncontent-length: 9\r\n\r\n"
 EMPTY = b"POST /classify HTTP/1.1\r\n\r\n"
@@ -65,16 +67,18 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-def play(scenario: Callable[[BoundedProtocol, Wire], Awaitable[None]], wire: Wire | None = None) -> None:
-    """With an application that answers once `scenario` lets it, which is when it gives up the event loop."""
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    """Once the scenario lets it, which is when it gives up the event loop."""
+    await asyncio.sleep(0)
+    await Response(repr(scope["client"]))(scope, receive, send)
 
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0)
-        await Response(repr(scope["client"]))(scope, receive, send)
 
+def play(
+    scenario: Callable[[BoundedProtocol, Wire], Awaitable[None]], wire: Wire | None = None, app: Any = answer
+) -> None:
     async def run() -> None:
         config = uvicorn.Config(
-            answer, loop="none", lifespan="off", ws="none", log_level="warning", forwarded_allow_ips="*"
+            app, loop="none", lifespan="off", ws="none", log_level="warning", forwarded_allow_ips="*"
         )
         protocol, other = BoundedProtocol(config, ServerState(), {}, asyncio.get_running_loop()), wire or Wire()
         protocol.connection_made(other)  # type: ignore[arg-type]
@@ -120,6 +124,24 @@ def test_however_many_are_sent_ahead_each_is_answered(refusing: list[int]) -> No
 
     play(scenario)
     assert len(refusing) == 1  # those that waited went the usual way
+
+
+def test_however_many_bodies_are_on_their_way_who_has_sent_all_is_let_in(exported_pair: tuple[str, str]) -> None:
+    head = b"POST /explain HTTP/1.1\r\ncontent-length: 8\r\n\r\n"
+
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(head + b"no image")
+        async with asyncio.timeout(10):
+            while b"not_an_image" not in wire.sent:
+                await asyncio.sleep(0.01)
+        protocol.data_received(head + b"half")
+        async with asyncio.timeout(10):
+            while b"overloaded" not in wire.sent:
+                await asyncio.sleep(0.01)
+
+    with opening(exported_pair[:1]) as opened:
+        opened.receiving = 10**6
+        play(scenario, app=HttpApi(PlainTextResponse(""), opened))
 
 
 def test_what_comes_with_the_rest_of_an_unread_body_has_its_time() -> None:
@@ -238,7 +260,8 @@ def test_trailers_are_counted() -> None:
             protocol.data_received(b"a: bcd\r\n")
         assert b"CLOSED" not in wire.sent
         protocol.data_received(b"a: bcd\r\n")
-        assert wire.sent == b"CLOSED"
+        assert wire.sent.startswith(b"HTTP/1.1 431 ")
+        assert wire.sent.endswith(b"CLOSED")
 
     play(scenario)
 
@@ -288,6 +311,26 @@ def test_a_connection_is_not_closed_on_a_body_that_still_comes() -> None:
         assert not wire.is_closing()
         protocol.data_received(b"56789")
         assert wire.is_closing()
+
+    play(scenario)
+
+
+def test_a_body_that_cannot_be_read_is_answered_in_its_own_turn() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(EXPLAIN + b"no length\r\n")
+        assert wire.sent.startswith(b"HTTP/1.1 400 ")
+        assert wire.sent.endswith(b"CLOSED")
+
+    play(scenario)
+
+
+def test_between_refusals_others_have_their_turn() -> None:
+    async def scenario(protocol: BoundedProtocol, wire: Wire) -> None:
+        protocol.data_received(EMPTY * 1000)
+        assert wire.sent.count(b" 429 ") < 200
+        await asyncio.sleep(0)
+        assert wire.sent.count(b" 429 ") < 400
+        await answered(wire, 1000)
 
     play(scenario)
 

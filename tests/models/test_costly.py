@@ -1,0 +1,116 @@
+"""What would take long to read is refused at once, and nothing that people send is."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from models.costly import MOST_EXIF, MOST_SCANS, MOST_STEPS
+from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
+from models.spec import CIFAR_PREPROCESSING
+
+
+def saved(kind: str, size: tuple[int, int] = (32, 32), **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise(size, 50).convert("P" if kind == "GIF" else "RGB").save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(name: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">L", len(data)) + name + data + struct.pack(">L", zlib.crc32(name + data))
+
+
+JPEG, PNG, GIF = saved("JPEG"), saved("PNG"), saved("GIF")
+EXIF = b"\xff\xe1\0\x16Exif\0\0II*\0\x08\0\0\0" + bytes(6)  # of no entries
+REST_OF_EXIF = b"\xff\xe1\0\x08Exif\0\0"
+AFTER_COLOURS = 13 + 3 * 256
+IN_PNG = 33
+
+
+def jpeg(pieces: bytes, begin: bytes = EXIF) -> bytes:
+    """Exif keeps it from the decoder that is not Pillow's."""
+    return JPEG[:2] + begin + pieces + JPEG[2:]
+
+
+def png(pieces: bytes) -> bytes:
+    return PNG[:IN_PNG] + pieces + PNG[IN_PNG:]
+
+
+def gif(pieces: bytes) -> bytes:
+    assert GIF[10] & 0x87 == 0x87, "256 colours"
+    return GIF[:AFTER_COLOURS] + pieces + GIF[AFTER_COLOURS:]
+
+
+def progressive(scans: int) -> bytes:
+    """The last scan again and again: a JPEG may refine nothing."""
+    whole = saved("JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * (scans - whole.count(b"\xff\xda")) + whole[-2:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        jpeg(b"\xff\xfe\0\2" * MOST_STEPS),
+        jpeg(b"\xff" * MOST_STEPS),
+        jpeg(b"\xff\xf0" + b"\0" * MOST_STEPS),
+        jpeg(REST_OF_EXIF * MOST_EXIF),
+        progressive(MOST_SCANS + 1),
+        png(chunk(b"aaAa") * MOST_STEPS),
+        PNG[:-12] + chunk(b"aaAa") * MOST_STEPS + PNG[-12:],
+        gif(b"!\xfe\1a\0" * MOST_STEPS),
+        gif(b"!\xfe" + b"\1a" * MOST_STEPS + b"\0"),
+        b"P3\n1 1\n255\n" + b"#\n" * 9 + b"0 0 0\n",
+    ],
+    ids=[
+        "comments", "fill", "junk", "exif", "scans", "chunks", "chunks behind", "extensions", "pieces", "plain PPM"
+    ],
+)  # fmt: skip
+def test_it_is_refused_by_its_bytes(content: bytes) -> None:
+    with pytest.raises(ImageError, match=r"would take too long to read: (a|more) "):
+        read_pixels(io.BytesIO(content), CIFAR_PREPROCESSING)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        jpeg(b"\xff\xfe\0\2" * (MOST_STEPS // 2)),
+        jpeg(REST_OF_EXIF * (MOST_EXIF - 1)),
+        progressive(MOST_SCANS),
+        png(chunk(b"aaAa") * (MOST_STEPS // 2)),
+        gif(b"!\xfe\1a\0" * (MOST_STEPS // 4)),
+        *(saved(kind, (700, 500)) for kind in FORMATS),
+    ],
+    ids=["comments", "exif", "scans", "chunks", "extensions", *FORMATS],
+)
+def test_what_is_within_the_limits_is_read(content: bytes) -> None:
+    assert read_pixels(io.BytesIO(content), CIFAR_PREPROCESSING).shape == (32, 32, 3)
+
+
+def tiled_tiff(side: int) -> bytes:
+    """32 x 32 pixels in one tile of `side` x `side`."""
+    data = zlib.compress(b"\0" * (side * side))
+    tags = [
+        (256, 32),
+        (257, 32),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, side),
+        (323, side),
+        (324, 8),
+        (325, len(data)),
+    ]
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<L", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_tile_counts_with_all_its_pixels() -> None:
+    assert read_pixels(io.BytesIO(tiled_tiff(64)), CIFAR_PREPROCESSING, 64 * 64).shape == (32, 32, 3)
+    with pytest.raises(ImageTooLargeError, match=r"32 x 32, in tiles of 0\.0 megapixels"):
+        read_pixels(io.BytesIO(tiled_tiff(80)), CIFAR_PREPROCESSING, 64 * 64)
