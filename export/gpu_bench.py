@@ -175,9 +175,14 @@ class Graphs:
         return path
 
     def made(self, ordering: Ordering, precision: Precision) -> onnx.ModelProto:
-        kind = BlockOrdering.POST_ACTIVATION if ordering is Ordering.POST else BlockOrdering.PRE_ACTIVATION
+        """torch exports each ordering once, which takes a minute for a deep one; the rest is made of that."""
+        exported, kind = Ordering.PRE, BlockOrdering.PRE_ACTIVATION
+        if ordering is Ordering.POST:
+            exported, kind = Ordering.POST, BlockOrdering.POST_ACTIVATION
         graph = self.served[kind]
-        model = to_onnx(graph)
+        if (ordering, precision) == (exported, Precision.FP32):
+            return to_onnx(graph)
+        model = onnx.load(self.path(exported, Precision.FP32))
         if ordering is Ordering.PRE_FOLDED:
             model, _ = folded(model, precision)
         if precision is Precision.FP16:

@@ -114,8 +114,8 @@ def read_image(source: Path | IO[bytes], max_pixels: int | None = None) -> Image
         ImageTooLargeError: width times height, by the header, is above `max_pixels`.
         ImageError: not one of `FORMATS`, damaged or truncated, or out of all proportion (`models/costly.py`).
     """
-    content = source.read_bytes() if isinstance(source, Path) else source.read()
     try:
+        content = source.read_bytes() if isinstance(source, Path) else source.read()
         refuse_costly(content)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             pixels = pixels_at_once(image)

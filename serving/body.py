@@ -98,7 +98,7 @@ async def form_of(call: Call, limit: int, name: str, most: int) -> AsyncIterator
     request = Request(call.scope, bounded(call, all_in_all, limit))
     try:
         form = await InMemory(request.headers, request.stream(), max_files=most, max_fields=8).parse()
-    except (HTTPException, MultiPartException, ValueError) as error:  # ValueError: a charset that names no encoding
+    except (HTTPException, MultiPartException, ValueError) as error:  # ValueError: a charset with a NUL in it
         detail = error.detail if isinstance(error, HTTPException) else str(error) or type(error).__name__
         raise RequestError(
             HTTPStatus.BAD_REQUEST, "malformed_multipart", f"the multipart body is malformed: {detail}"
@@ -135,7 +135,7 @@ async def read_raw(call: Call, limit: int) -> bytes:
     if whole is not None:
         if len(whole) > limit:
             raise too_many_bytes(f"more than {limit} bytes", limit)
-        call.hold(len(whole))
+        call.hold(len(whole), is_whole=True)
         return whole
     receive = bounded(call, limit, limit)
     message = await receive()

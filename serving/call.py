@@ -62,14 +62,14 @@ class Call:
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")
 
-    def hold(self, size: int) -> None:
+    def hold(self, size: int, *, is_whole: bool = False) -> None:
         """So many bytes more, that have come. Raises RequestError 429 where there is no room for them."""
         if self.room is not None:
-            self.room.take(size)
+            self.room.take(size, is_whole=is_whole)
             self.held += size
 
-    def let_go(self) -> None:
-        """Of all that it holds."""
+    def give_back(self) -> None:
+        """All that it holds."""
         if self.room is not None:
             self.room.give_back(self.held)
             self.held = 0

@@ -60,7 +60,7 @@ class Client:
         """One encoded image, by `variant` or by whom the service chooses. Raises ClientError."""
         headers = {"content-type": "application/octet-stream"}
         response = self.post("/classify", params=query(variant, top_k), content=encoded, headers=headers)
-        found: Classification = read(response, response.json)
+        found: Classification = read(response, lambda: with_all(response.json(), "variant", "trained", "predictions"))
         return found
 
     def classify_batch(
@@ -129,6 +129,13 @@ def logits_in(response: httpx.Response) -> NDArray[np.float32]:
     end = int(response.headers[HEADER_LENGTH])
     (output,) = json.loads(response.content[:end])["outputs"]
     return np.frombuffer(response.content, "<f4", offset=end).reshape(output["shape"])
+
+
+def with_all(content: Any, *names: str) -> Any:
+    """Raises KeyError or TypeError where one is missing."""
+    for name in names:
+        _ = content[name]
+    return content
 
 
 def read(response: httpx.Response, content: Callable[[], Read]) -> Read:

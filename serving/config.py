@@ -122,11 +122,13 @@ class Settings(BaseModel):
     max_images: int = Field(64, ge=1, le=1024, description="images of one /classify/batch request")
     max_batch_bytes: int = Field(64 << 20, ge=1, description="their bytes together")
     max_held_bytes: int = Field(
-        default_factory=lambda earlier: max(256 << 20, *(earlier[name] for name in BODIES)),
+        default_factory=lambda earlier: max(
+            earlier["max_in_flight"] * (4 << 20), *(2 * earlier[name] for name in BODIES)
+        ),
         validate_default=True,
         ge=1,
         description="bytes of bodies that a worker holds at once, those on their way included; more are answered 429. "
-        "By default 256 MiB, or the largest body",
+        "By default 4 MiB for each of SERVING_MAX_IN_FLIGHT, or twice the largest body",
     )
     max_header_bytes: int = Field(16 << 10, ge=256, le=1 << 20, description="names and values of a request's headers")
     max_receive_ms: int = Field(
@@ -171,8 +173,8 @@ class Settings(BaseModel):
         """As far as those are valid themselves."""
         sizes = {name: info.data[name] for name in BODIES if name in info.data}
         largest = max(sizes, key=sizes.__getitem__, default="")
-        if largest and value < sizes[largest]:
-            raise ValueError(f"less than {PREFIX}{largest.upper()}, {sizes[largest]}")
+        if largest and value < 2 * sizes[largest]:
+            raise ValueError(f"less than twice {PREFIX}{largest.upper()}, {sizes[largest]}")
         return value
 
     @property

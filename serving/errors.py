@@ -9,7 +9,8 @@
                                                                                   |400 no image
                                                                                   |413 too many pixels
 
-Requests of the Open Inference Protocol (`/v2`) go the same way; their errors are one sentence in `error`, nothing else.
+Requests of the Open Inference Protocol (`/v2`) go the same way, their key before their path; their errors are one
+sentence in `error`, nothing else.
 A 431 is too many headers, a 503 a worker that is not ready. A 500 is a bug of ours and is logged with its traceback; no
 request is meant to cause one. A 504 is a deadline that passed, wherever the request was.
 """

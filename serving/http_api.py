@@ -152,7 +152,10 @@ class HttpApi:
                 self.opened.publish()
                 return None
             if is_v2(path):
-                self.admit(call, None if path.startswith("/v2/health") else KeyScope.PREDICT)
+                if path.startswith("/v2/health"):
+                    self.admit(call, None)
+                    return await self.protocol(call)
+                self.admit(call, KeyScope.PREDICT)
                 return await self.in_time(self.protocol, call)
             if path not in self.routes:
                 raise RequestError(HTTPStatus.NOT_FOUND, "unknown_path", "nothing is here", accepted=list(self.routes))
@@ -203,7 +206,7 @@ class HttpApi:
                 raise
         finally:
             watch.stop()
-            call.let_go()
+            call.give_back()
         if watch.found is Vain.GONE:
             raise ClientDisconnect
         if watch.found is Vain.SLOW_BODY:

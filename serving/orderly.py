@@ -16,8 +16,9 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+CONTENT_LENGTH = len("content-length")
 NOT_OURS = {b"upgrade", b"http2-settings"}  # headers of an upgrade
-PIECE = 4 << 10  # bytes that are parsed at once; a request of 35 is 2.3 KB once it waits
+PIECE = 4 << 10  # bytes that are parsed at once, beside those of a body; a request of 35 is 2.3 KB once it waits
 
 
 class Flow(FlowControl):
@@ -45,6 +46,7 @@ class OrderlyProtocol(HttpToolsProtocol):
         self.is_deaf = False  # to all that follows what cannot be read
         self.piece = self.rest = memoryview(b"")
         self.will_parse = False
+        self.to_come = 0  # bytes of a body, where its length was declared
 
     @property
     def owes_an_answer(self) -> bool:
@@ -57,8 +59,11 @@ class OrderlyProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_head:  # a trailer may not say what no header said: whoever examined those did not see it
-            super().on_header(name, value)
+        if not self.in_head:  # a trailer may not say what no header said: whoever examined those did not see it
+            return
+        super().on_header(name, value)
+        if len(name) == CONTENT_LENGTH and self.headers[-1][0] == b"content-length" and value.isdigit():
+            self.to_come = int(value[:18])
 
     def on_headers_complete(self) -> None:
         self.offers_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
@@ -70,12 +75,13 @@ class OrderlyProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self.has_advanced = True
+        self.to_come -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.offers_upgrade:
             return
-        self.in_body, self.has_advanced = False, True
+        self.in_body, self.has_advanced, self.to_come = False, True, 0
         super().on_message_complete()
         if self.cycle.response_complete and not self.cycle.keep_alive:
             self.close()  # only now: before, who still sends would lose its answer (`Cycle.write_whole`)
@@ -94,7 +100,8 @@ class OrderlyProtocol(HttpToolsProtocol):
         """
         self.will_parse, held = False, self.flow.read_paused
         while self.rest and not (self.pipeline or self.will_parse or self.is_deaf or self.transport.is_closing()):
-            self.piece, self.rest = self.rest[:PIECE], self.rest[PIECE:]
+            size = max(PIECE, self.to_come)
+            self.piece, self.rest = self.rest[:size], self.rest[size:]
             self.feed(self.piece)
         self.piece = memoryview(b"")
         if self.transport.is_closing():

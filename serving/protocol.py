@@ -23,6 +23,7 @@ from serving.orderly import OrderlyProtocol
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 REQUEST_LINE = 8 << 10  # beside the headers
+LINGERS_S = 1.0  # who is answered before its body is there and sends nothing more; all such, once the worker leaves
 
 
 class BoundedProtocol(OrderlyProtocol):
@@ -47,6 +48,7 @@ class BoundedProtocol(OrderlyProtocol):
         self.unread: Any = None  # the cycle of a body that nobody reads, and whether it is there, while a timer runs
         self.timer: asyncio.TimerHandle | None = None
         self.writing: asyncio.TimerHandle | None = None
+        self.is_leaving = False
         self.await_head()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -84,7 +86,8 @@ class BoundedProtocol(OrderlyProtocol):
         self.stop_waiting()
         if answered and (self.in_body or self.timeout_keep_alive_task is None):
             self.unread = self.cycle, self.in_body
-            self.timer = self.loop.call_later(self.settings.max_receive_ms / 1e3, self.close)
+            patience_s = LINGERS_S if self.is_leaving else self.settings.max_receive_ms / 1e3
+            self.timer = self.loop.call_later(patience_s, self.close)
 
     # A client that does not read has as long as one that does not send.
 
@@ -102,11 +105,15 @@ class BoundedProtocol(OrderlyProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self.close()
+        elif self.cycle.response_complete and not self.cycle.keep_alive:  # closed once its body is there, or in time
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(LINGERS_S, self.close)
 
     def timeout_keep_alive_handler(self) -> None:
         self.close()
 
     def shutdown(self) -> None:
+        self.is_leaving = True
         super().shutdown()
         if self.transport.is_closing():
             self.close()

@@ -9,7 +9,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from models.costly import MOST_EXIF, MOST_SCANS, MOST_STEPS
+from models.costly import MOST_IN_PYTHON, MOST_JOINED, MOST_SCANS, MOST_STEPS
 from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
 from models.spec import CIFAR_PREPROCESSING
 
@@ -45,11 +45,32 @@ def gif(pieces: bytes) -> bytes:
     return GIF[:AFTER_COLOURS] + pieces + GIF[AFTER_COLOURS:]
 
 
-def progressive(scans: int) -> bytes:
+def progressive(scans: int, before: bytes = b"", between: bytes = b"") -> bytes:
     """The last scan again and again: a JPEG may refine nothing."""
     whole = saved("JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xda") : -2]
-    return whole[:-2] + last * (scans - whole.count(b"\xff\xda")) + whole[-2:]
+    repeated = (between + last) * (scans - whole.count(b"\xff\xda"))
+    return whole[:2] + before + whole[2:-2] + repeated + whole[-2:]
+
+
+def strips(count: int) -> bytes:
+    """A TIFF of as many rows, each a strip of its own, all in one place."""
+    places = struct.pack(f"<{count}L", *[8] * count) + struct.pack(f"<{count}L", *[1] * count)
+    tags = [(256, 1, 1), (257, 1, count), (258, 1, 8), (259, 1, 1), (262, 1, 1), (273, count, 12), (277, 1, 1)]
+    tags += [(278, 1, 1), (279, count, 12 + 4 * count)]
+    entries = b"".join(struct.pack("<HHLL", tag, 4, number, value) for tag, number, value in tags)
+    at = 12 + len(places)
+    return b"II*\0" + struct.pack("<L", at) + bytes(4) + places + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def run_lengths(width: int, height: int, rows: bytes = b"") -> bytes:
+    header = struct.pack("<LiiHHLLLLLL", 40, width, height, 1, 8, 1, 4, 0, 0, 256, 0)
+    return b"BM" + struct.pack("<LLL", 0, 0, 54 + 1024) + header + bytes(1024) + rows + b"\0\1"
+
+
+THUMBNAIL = b"\xff\xe3\0\x08\xff\xda\0\2\xff\xd9"
+PPM_32 = b"P6\n32 32\n255\n" + bytes(32 * 32 * 3)
+MOVIE = b"\0\xff\xda\0" * 300
 
 
 @pytest.mark.parametrize(
@@ -58,16 +79,28 @@ def progressive(scans: int) -> bytes:
         jpeg(b"\xff\xfe\0\2" * MOST_STEPS),
         jpeg(b"\xff" * MOST_STEPS),
         jpeg(b"\xff\xf0" + b"\0" * MOST_STEPS),
-        jpeg(REST_OF_EXIF * MOST_EXIF),
+        jpeg(REST_OF_EXIF * MOST_JOINED),
         progressive(MOST_SCANS + 1),
+        progressive(MOST_SCANS + 1, before=THUMBNAIL),
+        progressive(MOST_SCANS + 1, between=b"\xff\1\xff\xff"),
+        progressive(MOST_SCANS + 1, between=THUMBNAIL),
         png(chunk(b"aaAa") * MOST_STEPS),
         PNG[:-12] + chunk(b"aaAa") * MOST_STEPS + PNG[-12:],
         gif(b"!\xfe\1a\0" * MOST_STEPS),
+        png(chunk(b"iCCP") * (MOST_JOINED + 1)),
         gif(b"!\xfe" + b"\1a" * MOST_STEPS + b"\0"),
-        b"P3\n1 1\n255\n" + b"#\n" * 9 + b"0 0 0\n",
+        gif(b"!\xf9\0,,," + b"\1a" * (2 * MOST_STEPS) + b"\0"),
+        gif(b"!\xff\x0bNETSCAPE2.0\0" + b"\1," * MOST_STEPS + b"\0"),
+        b"P3\n1 1\n255\n" + b"#\n" * MOST_IN_PYTHON + b"0 0 0\n",
+        b"P6\n1 1\n" + b"#\n" * MOST_IN_PYTHON + b"255\n123",
+        b"P5\n1000 1000\n254\n" + bytes(10**6),
+        strips(MOST_STEPS + 1),
+        run_lengths(MOST_IN_PYTHON + 1, -1),
     ],
     ids=[
-        "comments", "fill", "junk", "exif", "scans", "chunks", "chunks behind", "extensions", "pieces", "plain PPM"
+        "comments", "fill", "junk", "exif", "scans", "scans behind a thumbnail", "scans behind marks",
+        "scans behind ends", "chunks", "chunks behind", "extensions", "profiles", "pieces", "pieces behind none",
+        "pieces behind a loop", "text", "comments of a PPM", "depths", "strips", "run lengths",
     ],
 )  # fmt: skip
 def test_it_is_refused_by_its_bytes(content: bytes) -> None:
@@ -79,13 +112,38 @@ def test_it_is_refused_by_its_bytes(content: bytes) -> None:
     "content",
     [
         jpeg(b"\xff\xfe\0\2" * (MOST_STEPS // 2)),
-        jpeg(REST_OF_EXIF * (MOST_EXIF - 1)),
+        jpeg(REST_OF_EXIF * (MOST_JOINED - 1)),
         progressive(MOST_SCANS),
+        jpeg(b"") + MOVIE,
+        JPEG + MOVIE,
         png(chunk(b"aaAa") * (MOST_STEPS // 2)),
+        PNG + bytes(12 * MOST_STEPS),
         gif(b"!\xfe\1a\0" * (MOST_STEPS // 4)),
+        gif(b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0!\xf9\4\0\0\0\0\0"),
+        b"P3\n32 32\n255\n# text\n" + b"7 8 9\n" * 1024,
+        PPM_32,
+        PPM_32.replace(b"32 32", b"# two\n1000\t1000 ") + bytes(3 * 10**6),
+        strips(MOST_STEPS),
+        run_lengths(32, 32, b"\x20\7\0\0" * 32),
         *(saved(kind, (700, 500)) for kind in FORMATS),
     ],
-    ids=["comments", "exif", "scans", "chunks", "extensions", *FORMATS],
+    ids=[
+        "comments",
+        "exif",
+        "scans",
+        "movie",
+        "movie behind",
+        "chunks",
+        "zeros behind",
+        "extensions",
+        "loop",
+        "text",
+        "little PPM",
+        "large PPM",
+        "strips",
+        "run lengths",
+        *FORMATS,
+    ],
 )
 def test_what_is_within_the_limits_is_read(content: bytes) -> None:
     assert read_pixels(io.BytesIO(content), CIFAR_PREPROCESSING).shape == (32, 32, 3)

@@ -93,7 +93,11 @@ def test_what_is_no_answer_of_ours_is_told_as_such(content: bytes) -> None:
         Client(f"http://127.0.0.1:{proxy.server_port}") as client,
     ):
         Thread(target=proxy.serve_forever).start()
-        for ask in (client.variants, lambda: client.infer(np.zeros((1, 1, 1, 3), np.uint8), PAIR[0])):
+        for ask in (
+            client.variants,
+            lambda: client.classify(b"any"),
+            lambda: client.infer(np.zeros((1, 1, 1, 3), np.uint8), PAIR[0]),
+        ):
             with pytest.raises(RefusedError, match="200 no_answer_of_ours"):
                 ask()
         proxy.shutdown()

@@ -39,8 +39,11 @@ def test_an_impossible_setting_is_refused_with_what_was_found_and_expected(
 
 def test_the_largest_body_has_room() -> None:
     assert read_settings({}).max_held_bytes == 256 << 20
-    assert read_settings({"SERVING_MAX_BATCH_BYTES": str(1 << 30)}).max_held_bytes == 1 << 30
-    with pytest.raises(ConfigError, match=r"^SERVING_MAX_HELD_BYTES: .*less than SERVING_MAX_BATCH_BYTES, 67108864"):
+    assert read_settings({"SERVING_MAX_BATCH_BYTES": str(1 << 30)}).max_held_bytes == 2 << 30
+    assert read_settings({"SERVING_MAX_IN_FLIGHT": "256"}).max_held_bytes == 1 << 30
+    with pytest.raises(
+        ConfigError, match=r"^SERVING_MAX_HELD_BYTES: .*less than twice SERVING_MAX_BATCH_BYTES, 67108864"
+    ):
         read_settings({"SERVING_MAX_HELD_BYTES": "1000"})
 
 
