@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import Image
 from PIL.JpegImagePlugin import MARKER
@@ -23,15 +25,30 @@ EXIF = b"Exif\0\0"
 MOST_SCANS = 100  # of a progressive JPEG, which has about ten
 MOST_STEPS = 10_000  # before the pixels: markers, chunks, blocks, strips, and bytes that are skipped one by one
 MOST_JOINED = 16  # of the segments of Exif, and of colour profiles: each is added, or unpacked, by itself
+MOST_TEXTS = 100
 MOST_IN_PYTHON = 250_000  # bytes, or pixels, that Pillow reads one by one: about 0.5 s
-STRIPS = {273, 324}  # the tags of TIFF that say where strips and tiles are
-TILE_WIDTH, TILE_LENGTH = 322, 323  # of TIFF
+MOST_NUMBERS = 100_000  # in a directory of TIFF or Exif, each of which may become a fraction
+MOST_DIRECTORIES = 16
+MOST_DESCRIBED = 64 << 10  # bytes of an AVIF's tables, which are read in the square of their number
+MOST_SCANNED = 400_000_000  # pixels of all scans of a JPEG
+LONGEST_SIDE = 65_535  # a row costs Pillow some bytes even where it has a pixel
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG's markers of an image's size
+ARITHMETIC = {*range(0xC9, 0xD0)}  # of those; no browser reads what it codes, and without data it goes on
+LONGEST_FRAME = 8 + 3 * 4  # of four colours
+STRIPS = {273, 279, 324, 325}  # the tags of TIFF that say where strips and tiles are, and how long
+BYTES = {1, 2, 7}  # its types that are no numbers to Pillow
+DIRECTORIES = {34665, 34853, 40965}  # its tags of further ones that Pillow reads: Exif, GPS, interoperability
+TIFF_BEGINS = (b"II*\0", b"MM\0*")
+TILE_WIDTH, TILE_LENGTH = 322, 323
 BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 QUICK_PPM = re.compile(
     rb"P(?:4%(b)s\d+%(b)s\d+|5%(b)s\d+%(b)s\d+%(b)s(?:255|65535)|6%(b)s\d+%(b)s\d+%(b)s255|f%(b)s\d+%(b)s\d+%(b)s\S+)\s"
     % {b"b": BETWEEN}
 )
 WITHOUT_LENGTH = {mark & 0xFF for mark, (_, _, handler) in MARKER.items() if handler is None}  # of JPEG's, to Pillow
+
+
+Place = TypeVar("Place")
 
 
 class CostlyError(ValueError):
@@ -43,17 +60,29 @@ def refuse_costly(content: bytes) -> None:
     for begins, check in CHECKS.items():
         if content.startswith(begins):
             check(content)
+    if content[4:8] == b"ftyp":
+        refuse_avif(content)
 
 
 def refuse_jpeg(content: bytes) -> None:
-    first = refuse_steps(jpeg_steps(content))
+    first, frames = 0, []
+    for first in counted(jpeg_steps(content)):
+        if content[first] == 0xFF and content[first + 1] in FRAMES:
+            frames.append(first)
     if (segments := content.count(EXIF, 0, first)) > MOST_JOINED:
         raise CostlyError(f"a JPEG of {segments} Exif segments; up to {MOST_JOINED} are read")
-    if content.count(SCAN) > MOST_SCANS:
-        refuse_scans(content, first)
+    if len(frames) > 1 or any(content[at + 1] in ARITHMETIC for at in frames):
+        raise CostlyError("a JPEG of several frames, or of arithmetic coding")
+    for at in frames:
+        length, _, height, width = struct.unpack(">HBHH", content[at + 2 : at + 9].ljust(7, b"\0"))
+        most = min(MOST_SCANS, MOST_SCANNED // max(1, height * width))
+        if length > LONGEST_FRAME:
+            raise CostlyError("a JPEG of more than four colours")
+        if content.count(SCAN) > most:
+            refuse_scans(content, first, most)
 
 
-def refuse_scans(content: bytes, first: int) -> None:
+def refuse_scans(content: bytes, first: int, most: int) -> None:
     """Of one picture: what looks like more may be of others, or of a video, behind its end."""
     at, scans = first, 0
     for _ in range(MOST_STEPS):
@@ -61,14 +90,18 @@ def refuse_scans(content: bytes, first: int) -> None:
         if mark is None or mark[0] == END:
             return
         scans += mark[0] == SCAN
-        if scans > MOST_SCANS:
+        if scans > most:
             break
         at = mark.end() + max(2, int.from_bytes(content[mark.end() : mark.end() + 2]))
-    raise CostlyError(f"a JPEG of more than {MOST_SCANS} scans")
+    raise CostlyError(f"a JPEG of more than {most} scans")
 
 
 def refuse_png(content: bytes) -> None:
-    refuse_steps(png_steps(content))
+    for _ in counted(png_steps(content)):
+        pass
+    refuse_exif(content)
+    if (texts := content.count(b"zTXt") + content.count(b"iTXt")) > MOST_TEXTS:
+        raise CostlyError(f"a PNG of {texts} texts; up to {MOST_TEXTS} are read")
     if (profiles := content.count(b"iCCP")) > MOST_JOINED:
         raise CostlyError(f"a PNG of {profiles} colour profiles; up to {MOST_JOINED} are read")
 
@@ -76,8 +109,8 @@ def refuse_png(content: bytes) -> None:
 def refuse_bmp(content: bytes) -> None:
     """Run-length encoded, it is decoded in Python."""
     width, height, compression = struct.unpack_from("<ii4xL", content.ljust(34, b"\0"), 18)
-    if compression in {1, 2} and abs(width * height) > MOST_IN_PYTHON:
-        raise CostlyError(f"a run-length encoded BMP of more than {MOST_IN_PYTHON} pixels")
+    if compression in {1, 2} and max(abs(width * height), len(content)) > MOST_IN_PYTHON:
+        raise CostlyError(f"a run-length encoded BMP of more than {MOST_IN_PYTHON} pixels or bytes")
 
 
 def refuse_ppm(content: bytes) -> None:
@@ -88,30 +121,83 @@ def refuse_ppm(content: bytes) -> None:
         )
 
 
-def refuse_tiff(content: bytes) -> None:
-    """Of its first directory, which is the one that is read."""
-    order = "<" if content.startswith(b"II") else ">"
-    is_big = content[2:4] in {b"+\0", b"\0+"}
-    counted, entry, first = ("Q", "HHQ8x", 8) if is_big else ("H", "HHL4x", 4)
+def refuse_gif(content: bytes) -> None:
+    for _ in counted(gif_steps(content)):
+        pass
+
+
+def refuse_avif(content: bytes) -> None:
+    """Pillow reads its tables as it opens it, and holds Python's lock meanwhile."""
+    described = 0
+    for at, size in counted(boxes(content)):
+        if content[at + 4 : at + 8] in {b"meta", b"moov"}:
+            described += size
+            if content.find(b"grid", at, at + size) >= 0:
+                raise CostlyError("an AVIF that is put together from others")
+    if described > MOST_DESCRIBED:
+        raise CostlyError(f"an AVIF with more than {MOST_DESCRIBED} bytes of tables")
+    refuse_exif(content)
+
+
+def refuse_exif(content: bytes) -> None:
+    """Wherever it may be. What only looks like it hardly ever says that it has a directory within the file."""
+    for begins in TIFF_BEGINS:
+        for at in counted(places_of(content, begins)):
+            refuse_tiff(content, at)
+
+
+def refuse_tiff(content: bytes, begin: int = 0) -> None:
+    """Its first directory, and those that this refers to."""
+    is_big = content[begin + 2 : begin + 4] in {b"+\0", b"\0+"}
+    shape = Shape("<" if content[begin : begin + 2] == b"II" else ">", is_big)
+    numbers, seen = 0, set()
     try:
-        (at,) = struct.unpack_from(f"{order}{'Q' if is_big else 'L'}", content, first)
-        (entries,) = struct.unpack_from(f"{order}{counted}", content, at)
-        at += struct.calcsize(f"{order}{counted}")
-        for place in range(at, at + min(entries, 65_535) * (size := struct.calcsize(f"{order}{entry}")), size):
-            tag, _, count = struct.unpack_from(f"{order}{entry}", content, place)
-            if tag in STRIPS and count > MOST_STEPS:
-                raise CostlyError(f"a TIFF of {count} strips or tiles; up to {MOST_STEPS} are read")
+        pending = [shape.offset(content, begin + (8 if is_big else 4))]
+        while pending:
+            at = pending.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            for tag, kind, count, value in counted(shape.entries(content, begin + at)):
+                numbers += 0 if kind in BYTES or tag in STRIPS else count
+                if tag in STRIPS and count > MOST_STEPS:
+                    raise CostlyError(f"a TIFF of {count} strips or tiles; up to {MOST_STEPS} are read")
+                if tag in DIRECTORIES:
+                    pending.append(value)
+            if numbers > MOST_NUMBERS or len(seen) > MOST_DIRECTORIES:
+                raise CostlyError(
+                    f"more than {MOST_NUMBERS} numbers, or {MOST_DIRECTORIES} directories, in TIFF or Exif"
+                )
     except struct.error:  # it ends there: Pillow says so
         return
 
 
-def refuse_steps(places: Iterator[int]) -> int:
-    """Where the last one is."""
-    last = 0
-    for step, last in enumerate(places):  # noqa: B007  the last is what is looked for
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of a TIFF's directories: the order of bytes, and whether it is a BigTIFF."""
+
+    order: str
+    is_big: bool
+
+    def offset(self, content: bytes, at: int) -> int:
+        return int(struct.unpack_from(f"{self.order}{'Q' if self.is_big else 'L'}", content, at)[0])
+
+    def entries(self, content: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
+        """Tags, types, counts and values of a directory; a value of more than four or eight bytes is where it is."""
+        number, entry = ("Q", "HHQQ") if self.is_big else ("H", "HHLL")
+        (entries,) = struct.unpack_from(self.order + number, content, at)
+        at += struct.calcsize(self.order + number)
+        size = struct.calcsize(self.order + entry)
+        for place in range(at, at + entries * size, size):
+            yield struct.unpack_from(self.order + entry, content, place)
+
+
+def counted(places: Iterator[Place]) -> Iterator[Place]:
+    """Raises CostlyError where there are too many."""
+    for step, place in enumerate(places):
         if step == MOST_STEPS:
             raise CostlyError(f"more than {MOST_STEPS} segments")
-    return last
+        yield place
 
 
 def jpeg_steps(content: bytes) -> Iterator[int]:
@@ -135,6 +221,25 @@ def png_steps(content: bytes) -> Iterator[int]:
     while at < len(content) and content[at + 4 : at + 8] != b"IEND":
         yield at
         at += 12 + int.from_bytes(content[at : at + 4])  # length, name, data and checksum
+
+
+def places_of(content: bytes, wanted: bytes) -> Iterator[int]:
+    at = content.find(wanted)
+    while at >= 0:
+        yield at
+        at = content.find(wanted, at + 1)
+
+
+def boxes(content: bytes) -> Iterator[tuple[int, int]]:
+    """Where each of a file's boxes is, and its size."""
+    at = 0
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at : at + 4])
+        if size == 1:
+            size = int.from_bytes(content[at + 8 : at + 16])
+        size = min(size or len(content), len(content) - at)
+        yield at, size
+        at += max(8, size)
 
 
 def gif_steps(content: bytes) -> Iterator[int]:
@@ -163,8 +268,12 @@ def gif_steps(content: bytes) -> Iterator[int]:
 def pixels_at_once(image: Image.Image) -> int:
     """Those that are decoded together: of the image, or of a tile that is larger than it."""
     width, height = image.size
+    if max(width, height) > LONGEST_SIDE:
+        raise CostlyError(f"{width} x {height} pixels; up to {LONGEST_SIDE} are read in a row")
     if image.format != "TIFF":
         return width * height
+    if "jpeg" in image.info.get("compression", ""):  # which may be higher than the image
+        raise CostlyError("a TIFF with a JPEG in it")
     tags = image.tag_v2  # type: ignore[attr-defined]
     across, down = (tags.get(tag, 1) for tag in (TILE_WIDTH, TILE_LENGTH))
     if not (isinstance(across, int) and isinstance(down, int)):
@@ -172,11 +281,12 @@ def pixels_at_once(image: Image.Image) -> int:
     return max(width * height, across * down)
 
 
-CHECKS: dict[bytes, Callable[[bytes], object]] = {
+CHECKS: dict[bytes, Callable[[bytes], None]] = {
     JPEG_BEGINS: refuse_jpeg,
     b"\x89PNG\r\n\x1a\n": refuse_png,
-    b"GIF8": lambda content: refuse_steps(gif_steps(content)),
+    b"GIF8": refuse_gif,
     b"BM": refuse_bmp,
+    b"RIFF": refuse_exif,  # WebP
     **dict.fromkeys((b"II", b"MM"), refuse_tiff),
     b"P": refuse_ppm,
 }

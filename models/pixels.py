@@ -14,9 +14,9 @@ from typing import IO
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from models.costly import EXIF, JPEG_BEGINS, MOST_SCANS, SCAN, CostlyError, pixels_at_once, refuse_costly
+from models.costly import EXIF, JPEG_BEGINS, SCAN, CostlyError, pixels_at_once, refuse_costly
 from models.spec import Interpolation, Preprocessing
 
 # What people send as photographs. Pillow's further formats stay shut: EPS runs another program, ICO decodes while it
@@ -29,6 +29,15 @@ FILTERS = {
 LAB_TO_RGB = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 TO_8_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)
 TIFF = b"tiff:Orientation"  # beside Exif, where Pillow looks for one
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by Exif's orientation
 LARGE = 4_000_000  # pixels; decoding takes several bytes for each, so large images are decoded one at a time
 SMALL, SMALL_BYTES, SMALL_SCANS = 65_536, 16_384, 16  # pixels, bytes, and passes over them: a progressive JPEG has ten
 LONGEST = 16  # times the shorter side; of a longer strip only the middle can be seen anyway
@@ -77,7 +86,7 @@ def plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     picture does. Whatever may be rotated, has other colours than YCbCr or is in any way odd is left to Pillow.
     """
     pixels = pixels_of_plain_jpeg(content)
-    if pixels is None or pixels > max_pixels or content.count(SCAN) > MOST_SCANS:
+    if pixels is None or pixels > max_pixels or content.count(SCAN) > SMALL_SCANS:
         return None
     try:
         return np.asarray(simplejpeg.decode_jpeg(content), np.uint8)
@@ -143,7 +152,7 @@ def read_image(source: Path | IO[bytes], max_pixels: int | None = None) -> Image
 
 def as_seen(image: Image.Image) -> Image.Image:
     """As a person would see it: upright, 8 bits RGB, transparency over white. Colour profiles are not applied."""
-    ImageOps.exif_transpose(image, in_place=True)
+    image = upright(image)
     if image.mode == "LAB":
         return LAB_TO_RGB.apply(image)  # Pillow's own convert has no LAB
     if image.mode[0] in "IF":
@@ -154,6 +163,13 @@ def as_seen(image: Image.Image) -> Image.Image:
         opaque.paste(image, mask=image.getchannel("A"))
         return opaque
     return image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """As Pillow's `exif_transpose`, which writes all of the Exif anew, and may take seconds for that."""
+    image.load()  # until then a PNG may not have come to it
+    turned = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turned is None else image.transpose(turned)
 
 
 def to_8_bits(image: Image.Image) -> NDArray[np.uint8]:

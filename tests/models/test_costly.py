@@ -9,7 +9,16 @@ import zlib
 import pytest
 from PIL import Image
 
-from models.costly import MOST_IN_PYTHON, MOST_JOINED, MOST_SCANS, MOST_STEPS
+from models.costly import (
+    MOST_DESCRIBED,
+    MOST_DIRECTORIES,
+    MOST_IN_PYTHON,
+    MOST_JOINED,
+    MOST_NUMBERS,
+    MOST_SCANS,
+    MOST_STEPS,
+    MOST_TEXTS,
+)
 from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
 from models.spec import CIFAR_PREPROCESSING
 
@@ -68,6 +77,26 @@ def run_lengths(width: int, height: int, rows: bytes = b"") -> bytes:
     return b"BM" + struct.pack("<LLL", 0, 0, 54 + 1024) + header + bytes(1024) + rows + b"\0\1"
 
 
+def directory(*entries: tuple[int, int, int, int]) -> bytes:
+    return struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHLL", *entry) for entry in entries) + bytes(4)
+
+
+def fractions(count: int) -> bytes:
+    return b"II*\0\x08\0\0\0" + directory((0x0112, 5, count + 1, 8))
+
+
+def inner_directories(count: int) -> bytes:
+    """Each refers to the next."""
+    size = len(directory((34665, 4, 1, 0)))
+    return b"II*\0\x08\0\0\0" + b"".join(directory((34665, 4, 1, 8 + size * (at + 1))) for at in range(count + 1))
+
+
+def avif(name: bytes, content: bytes) -> bytes:
+    whole = saved("AVIF")
+    return whole + struct.pack(">L", 8 + len(content)) + name + content
+
+
+TIFF = strips(1)
 THUMBNAIL = b"\xff\xe3\0\x08\xff\xda\0\2\xff\xd9"
 PPM_32 = b"P6\n32 32\n255\n" + bytes(32 * 32 * 3)
 MOVIE = b"\0\xff\xda\0" * 300
@@ -96,15 +125,29 @@ MOVIE = b"\0\xff\xda\0" * 300
         b"P5\n1000 1000\n254\n" + bytes(10**6),
         strips(MOST_STEPS + 1),
         run_lengths(MOST_IN_PYTHON + 1, -1),
+        run_lengths(32, 32, bytes(MOST_IN_PYTHON)),
+        JPEG.replace(b"\xff\xc0", b"\xff\xca"),
+        JPEG[:2] + JPEG[JPEG.index(b"\xff\xc0") : JPEG.index(b"\xff\xc4")] + JPEG[2:],
+        png(chunk(b"zTXt") * (MOST_TEXTS + 1)),
+        png(chunk(b"eXIf", fractions(MOST_NUMBERS))),
+        TIFF.replace(struct.pack("<HHLL", 256, 4, 1, 1), struct.pack("<HHLL", 282, 5, MOST_NUMBERS, 8)),
+        inner_directories(MOST_DIRECTORIES),
+        saved("TIFF", compression="jpeg"),
+        avif(b"meta", bytes(MOST_DESCRIBED)),
+        avif(b"moov", bytes(MOST_DESCRIBED)),
+        avif(b"meta", b"infe\2\0\0\0grid"),
+        PPM_32.replace(b"32 32", b"1 65536"),
     ],
     ids=[
         "comments", "fill", "junk", "exif", "scans", "scans behind a thumbnail", "scans behind marks",
         "scans behind ends", "chunks", "chunks behind", "extensions", "profiles", "pieces", "pieces behind none",
-        "pieces behind a loop", "text", "comments of a PPM", "depths", "strips", "run lengths",
+        "pieces behind a loop", "text", "comments of a PPM", "depths", "strips", "run lengths", "idle run lengths",
+        "arithmetic", "frames", "texts", "fractions in Exif", "fractions", "directories",
+        "JPEG in TIFF", "tables", "tracks", "grid", "side",
     ],
 )  # fmt: skip
 def test_it_is_refused_by_its_bytes(content: bytes) -> None:
-    with pytest.raises(ImageError, match=r"would take too long to read: (a|more) "):
+    with pytest.raises(ImageError, match="would take too long to read: "):
         read_pixels(io.BytesIO(content), CIFAR_PREPROCESSING)
 
 
