@@ -27,7 +27,7 @@ MOST_STEPS = 10_000  # before the pixels: markers, chunks, blocks, strips, and b
 MOST_JOINED = 16  # of the segments of Exif, and of colour profiles: each is added, or unpacked, by itself
 MOST_TEXTS = 100
 MOST_IN_PYTHON = 250_000  # bytes, or pixels, that Pillow reads one by one: about 0.5 s
-MOST_NUMBERS = 100_000  # in a directory of TIFF or Exif, each of which may become a fraction
+MOST_FRACTIONS = 100_000  # in the directories of TIFF or Exif; each takes Python some microseconds
 MOST_DIRECTORIES = 16
 MOST_DESCRIBED = 64 << 10  # bytes of an AVIF's tables, which are read in the square of their number
 MOST_SCANNED = 400_000_000  # pixels of all scans of a JPEG
@@ -36,7 +36,7 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG's markers of an image
 ARITHMETIC = {*range(0xC9, 0xD0)}  # of those; no browser reads what it codes, and without data it goes on
 LONGEST_FRAME = 8 + 3 * 4  # of four colours
 STRIPS = {273, 279, 324, 325}  # the tags of TIFF that say where strips and tiles are, and how long
-BYTES = {1, 2, 7}  # its types that are no numbers to Pillow
+FRACTIONS = {5, 10}  # its types of two numbers
 DIRECTORIES = {34665, 34853, 40965}  # its tags of further ones that Pillow reads: Exif, GPS, interoperability
 TIFF_BEGINS = (b"II*\0", b"MM\0*")
 TILE_WIDTH, TILE_LENGTH = 322, 323
@@ -46,7 +46,6 @@ QUICK_PPM = re.compile(
     % {b"b": BETWEEN}
 )
 WITHOUT_LENGTH = {mark & 0xFF for mark, (_, _, handler) in MARKER.items() if handler is None}  # of JPEG's, to Pillow
-
 
 Place = TypeVar("Place")
 
@@ -150,7 +149,7 @@ def refuse_tiff(content: bytes, begin: int = 0) -> None:
     """Its first directory, and those that this refers to."""
     is_big = content[begin + 2 : begin + 4] in {b"+\0", b"\0+"}
     shape = Shape("<" if content[begin : begin + 2] == b"II" else ">", is_big)
-    numbers, seen = 0, set()
+    fractions, seen = 0, set()
     try:
         pending = [shape.offset(content, begin + (8 if is_big else 4))]
         while pending:
@@ -159,14 +158,14 @@ def refuse_tiff(content: bytes, begin: int = 0) -> None:
                 continue
             seen.add(at)
             for tag, kind, count, value in counted(shape.entries(content, begin + at)):
-                numbers += 0 if kind in BYTES or tag in STRIPS else count
+                fractions += count if kind in FRACTIONS else 0
                 if tag in STRIPS and count > MOST_STEPS:
                     raise CostlyError(f"a TIFF of {count} strips or tiles; up to {MOST_STEPS} are read")
                 if tag in DIRECTORIES:
                     pending.append(value)
-            if numbers > MOST_NUMBERS or len(seen) > MOST_DIRECTORIES:
+            if fractions > MOST_FRACTIONS or len(seen) > MOST_DIRECTORIES:
                 raise CostlyError(
-                    f"more than {MOST_NUMBERS} numbers, or {MOST_DIRECTORIES} directories, in TIFF or Exif"
+                    f"more than {MOST_FRACTIONS} fractions, or {MOST_DIRECTORIES} directories, in TIFF or Exif"
                 )
     except struct.error:  # it ends there: Pillow says so
         return
