@@ -16,7 +16,7 @@ from loadtests.serving_bench.processes import Tree
 
 READY_WITHIN_S = 300.0  # of all at once, each with its own copy of everything on one GPU
 LOOK_S = 0.1
-FAILED = "not ready, and will not be"  # the service's own words, of a worker that has begun all the same
+FAILED = "this worker cannot open"  # the service's own words; the worker ends, and another is begun 10 s later
 
 
 @dataclass(frozen=True, order=True)
