@@ -74,7 +74,7 @@ def opened(variant: str, size: Size) -> Iterator[Lane]:
     }  # fmt: skip
     begun = time.perf_counter()
     with local_service(environment=environment, ready_within_s=READY_WITHIN_S) as service:
-        while service.begun() < size.workers:
+        while service.begun() < size.workers and FAILED not in service.log():
             if time.perf_counter() - begun > READY_WITHIN_S:
                 raise ServiceError(f"{service.begun()} of {size.workers} workers began:\n{service.log()[-4000:]}")
             time.sleep(LOOK_S)

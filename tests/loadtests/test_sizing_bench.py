@@ -46,7 +46,7 @@ def test_a_lane_whose_models_did_not_open_is_not_measured(monkeypatch: pytest.Mo
 
     @contextmanager
     def begun_in_vain(**_: object) -> Iterator[object]:
-        yield SimpleNamespace(begun=lambda: 2, log=lambda: f"{FAILED} what it is to serve, and ends: out of memory")
+        yield SimpleNamespace(begun=lambda: 1, log=lambda: f"{FAILED} what it is to serve, and ends: out of memory")
 
     monkeypatch.setattr("loadtests.sizes.local_service", begun_in_vain)
     with pytest.raises(ServiceError, match="2x1: not every worker opened any"), ExitStack() as stack:
