@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from PIL import Image
@@ -26,7 +27,7 @@ MOST_SCANS = 100  # of a progressive JPEG, which has about ten
 MOST_STEPS = 10_000  # before the pixels: markers, chunks, blocks, strips, and bytes that are skipped one by one
 MOST_JOINED = 16  # of the segments of Exif, and of colour profiles: each is added, or unpacked, by itself
 MOST_TEXTS = 100
-MOST_IN_PYTHON = 250_000  # bytes, or pixels, that Pillow reads one by one: about 0.5 s
+MOST_IN_PYTHON = 250_000  # bytes, or pixels, that Pillow reads one by one: up to 0.7 s
 MOST_FRACTIONS = 100_000  # in the directories of TIFF or Exif; each takes Python some microseconds
 MOST_DIRECTORIES = 16
 MOST_DESCRIBED = 64 << 10  # bytes of an AVIF's tables, which are read in the square of their number
@@ -48,6 +49,7 @@ QUICK_PPM = re.compile(
 WITHOUT_LENGTH = {mark & 0xFF for mark, (_, _, handler) in MARKER.items() if handler is None}  # of JPEG's, to Pillow
 
 Place = TypeVar("Place")
+Entry = tuple[int, int, int, int]  # tag, type, count, and the value or where it is
 
 
 class CostlyError(ValueError):
@@ -140,34 +142,43 @@ def refuse_avif(content: bytes) -> None:
 
 def refuse_exif(content: bytes) -> None:
     """Wherever it may be. What only looks like it hardly ever says that it has a directory within the file."""
-    for begins in TIFF_BEGINS:
-        for at in counted(places_of(content, begins)):
-            refuse_tiff(content, at)
+    refuse_entries(chain.from_iterable(entries_of(content, at) for at in counted(places_of(content))))
 
 
-def refuse_tiff(content: bytes, begin: int = 0) -> None:
-    """Its first directory, and those that this refers to."""
+def refuse_tiff(content: bytes) -> None:
+    refuse_entries(entries_of(content, 0))
+
+
+def refuse_entries(entries: Iterator[Entry]) -> None:
+    """Counted together, wherever they come from: many heads may share a long directory."""
+    fractions = 0
+    for tag, kind, count, _ in counted(entries):
+        fractions += count if kind in FRACTIONS else 0
+        if fractions > MOST_FRACTIONS:
+            raise CostlyError(f"more than {MOST_FRACTIONS} fractions in TIFF or Exif")
+        if tag in STRIPS and count > MOST_STEPS:
+            raise CostlyError(f"a TIFF of {count} strips or tiles; up to {MOST_STEPS} are read")
+
+
+def entries_of(content: bytes, begin: int) -> Iterator[Entry]:
+    """Of the first directory of a TIFF that begins there, and of those that this refers to."""
     is_big = content[begin + 2 : begin + 4] in {b"+\0", b"\0+"}
     shape = Shape("<" if content[begin : begin + 2] == b"II" else ">", is_big)
-    fractions, seen = 0, set()
+    seen: set[int] = set()
     try:
         pending = [shape.offset(content, begin + (8 if is_big else 4))]
         while pending:
             at = pending.pop()
             if at in seen:
                 continue
+            if len(seen) == MOST_DIRECTORIES:
+                raise CostlyError(f"more than {MOST_DIRECTORIES} directories in TIFF or Exif")
             seen.add(at)
-            for tag, kind, count, value in counted(shape.entries(content, begin + at)):
-                fractions += count if kind in FRACTIONS else 0
-                if tag in STRIPS and count > MOST_STEPS:
-                    raise CostlyError(f"a TIFF of {count} strips or tiles; up to {MOST_STEPS} are read")
-                if tag in DIRECTORIES:
-                    pending.append(value)
-            if fractions > MOST_FRACTIONS or len(seen) > MOST_DIRECTORIES:
-                raise CostlyError(
-                    f"more than {MOST_FRACTIONS} fractions, or {MOST_DIRECTORIES} directories, in TIFF or Exif"
-                )
-    except struct.error:  # it ends there: Pillow says so
+            for entry in shape.entries(content, begin + at):
+                yield entry
+                if entry[0] in DIRECTORIES:
+                    pending.append(entry[3])
+    except (struct.error, OverflowError):  # it ends there: Pillow says so
         return
 
 
@@ -181,8 +192,8 @@ class Shape:
     def offset(self, content: bytes, at: int) -> int:
         return int(struct.unpack_from(f"{self.order}{'Q' if self.is_big else 'L'}", content, at)[0])
 
-    def entries(self, content: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
-        """Tags, types, counts and values of a directory; a value of more than four or eight bytes is where it is."""
+    def entries(self, content: bytes, at: int) -> Iterator[Entry]:
+        """Of one directory."""
         number, entry = ("Q", "HHQQ") if self.is_big else ("H", "HHLL")
         (entries,) = struct.unpack_from(self.order + number, content, at)
         at += struct.calcsize(self.order + number)
@@ -222,11 +233,13 @@ def png_steps(content: bytes) -> Iterator[int]:
         at += 12 + int.from_bytes(content[at : at + 4])  # length, name, data and checksum
 
 
-def places_of(content: bytes, wanted: bytes) -> Iterator[int]:
-    at = content.find(wanted)
-    while at >= 0:
-        yield at
-        at = content.find(wanted, at + 1)
+def places_of(content: bytes) -> Iterator[int]:
+    """Where a TIFF, as Exif is one, may begin."""
+    for begins in TIFF_BEGINS:
+        at = content.find(begins)
+        while at >= 0:
+            yield at
+            at = content.find(begins, at + 1)
 
 
 def boxes(content: bytes) -> Iterator[tuple[int, int]]:

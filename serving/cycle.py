@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
-
-TOO_SLOW = 408  # who is answered so has had its time
 
 
 class Cycle(RequestResponseCycle):
@@ -40,7 +40,9 @@ class Cycle(RequestResponseCycle):
         if not self.may_write:
             return False
         # Its answer would be lost to a client that is sending: a connection that is closed on it is reset.
-        is_sent_more = self.more_body and not self.waiting_for_100_continue and response.status_code != TOO_SLOW
+        is_sent_more = (
+            self.more_body and not self.waiting_for_100_continue and response.status_code != HTTPStatus.REQUEST_TIMEOUT
+        )
         self.response_started, self.waiting_for_100_continue = True, False
         lines, says_so = [STATUS_LINE[response.status_code]], False
         for name, value in (*self.default_headers, *response.raw_headers):

@@ -91,6 +91,13 @@ def inner_directories(count: int) -> bytes:
     return b"II*\0\x08\0\0\0" + b"".join(directory((34665, 4, 1, 8 + size * (at + 1))) for at in range(count + 1))
 
 
+def heads(count: int) -> bytes:
+    """As many, which all have the directory behind them."""
+    entries = directory(*[(40_000 + at, 4, 1, 0) for at in range(100)])
+    places = b"".join(b"II*\0" + struct.pack("<L", 8 * (count - at)) for at in range(count))
+    return places + entries
+
+
 def avif(name: bytes, content: bytes) -> bytes:
     whole = saved("AVIF")
     return whole + struct.pack(">L", 8 + len(content)) + name + content
@@ -130,6 +137,8 @@ MOVIE = b"\0\xff\xda\0" * 300
         JPEG[:2] + JPEG[JPEG.index(b"\xff\xc0") : JPEG.index(b"\xff\xc4")] + JPEG[2:],
         png(chunk(b"zTXt") * (MOST_TEXTS + 1)),
         png(chunk(b"eXIf", fractions(MOST_FRACTIONS))),
+        png(chunk(b"eXIf", heads(MOST_STEPS // 100 + 1))),
+        png(chunk(b"eXIf", b"II*\0" * (MOST_STEPS + 1))),
         TIFF.replace(struct.pack("<HHLL", 256, 4, 1, 1), struct.pack("<HHLL", 282, 5, MOST_FRACTIONS + 1, 8)),
         inner_directories(MOST_DIRECTORIES),
         saved("TIFF", compression="jpeg"),
@@ -142,7 +151,8 @@ MOVIE = b"\0\xff\xda\0" * 300
         "comments", "fill", "junk", "exif", "scans", "scans behind a thumbnail", "scans behind marks",
         "scans behind ends", "chunks", "chunks behind", "extensions", "profiles", "pieces", "pieces behind none",
         "pieces behind a loop", "text", "comments of a PPM", "depths", "strips", "run lengths", "idle run lengths",
-        "arithmetic", "frames", "texts", "fractions in Exif", "fractions", "directories",
+        "arithmetic", "frames", "texts", "fractions in Exif",
+        "heads of Exif", "empty heads", "fractions", "directories",
         "JPEG in TIFF", "tables", "tracks", "grid", "side",
     ],
 )  # fmt: skip
