@@ -26,12 +26,12 @@ $(VENV)/demo: $(VENV)/python
 	$(INSTALL) --group export --group loadtest --group demo
 	@touch $@
 $(VENV)/dev: $(VENV)/python
-	@echo "Downloads about 560 MB, 190 of them a CPU build of torch. Where pip finds none it takes the build for CUDA,"
+	@echo "Downloads about 580 MB, 190 of them a CPU build of torch. Where pip finds none it takes the build for CUDA,"
 	@echo "2.4 GB more: README, 'Platforms and sizes'."
 	$(INSTALL) --group dev
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements/peers.txt
-	for version in 10 11; do $(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade \
-		--target $(VENV)/tensorrt-$$version -r requirements/tensorrt-$$version.txt || exit; done
+	for apart in tensorrt-10 tensorrt-11 perf-analyzer; do $(BIN)/python -m pip install --disable-pip-version-check \
+		--no-deps --upgrade --target $(VENV)/$$apart -r requirements/$$apart.txt || exit; done
 	@rm -f $(VENV)/gpu
 	@touch $@ $(VENV)/demo
 

@@ -46,6 +46,8 @@ from serving.protocol_answers import (
 from serving.tensor_request import DATATYPES, HEADER_LENGTH, TensorRequest, read_request, write_answer
 from serving.work import Moments, Work
 
+# "statistics" is there, but not promised: of several workers each has its own, and perf_analyzer, which would then ask
+# for them, ends with an exception where a version is no number.
 SERVER: ServerMetadata = {
     "name": "preflight", "version": "1", "extensions": ["binary_tensor_data", "classification"]
 }  # fmt: skip

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BASE_IMAGE = os.environ.get("BASE_IMAGE", "")  # of the container that tests build
 NEIGHBOURS = ("NGINX_IMAGE", "PROMETHEUS_IMAGE")  # variables of deploy/compose.yaml
+# Where `make test` has put it; it brings all libraries with it but libb64.
+PERF_ANALYZER = Path(sys.prefix) / "perf-analyzer" / "bin" / "perf_analyzer"
+PERF_ANALYZER_LIBRARIES = {"LD_LIBRARY_PATH": str(PERF_ANALYZER.parents[1] / "nvidia" / "cuda_runtime" / "lib")}
 PAIR = ("resnet20-postact", "resnet20-preact")
 
 BENTOML_HOME = tempfile.TemporaryDirectory(prefix="preflight-tests-")
@@ -47,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shared_data: needs CIFAR-10 and odd images in ../shared/data")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "wrk: needs wrk, the client of the serving benchmark")
+    config.addinivalue_line("markers", "perf_analyzer: needs Triton's load generator, and libb64 for it")
     config.addinivalue_line("markers", "browser: needs Chromium, to look at pages")
     config.addinivalue_line("markers", "docker: needs a container engine with the image BASE_IMAGE to build on")
     config.addinivalue_line("markers", "compose: needs docker compose, and images of nginx and Prometheus, beside that")
@@ -64,8 +69,10 @@ def has(*programs: str) -> bool:
     return all(shutil.which(program) for program in programs)
 
 
-def answers(*command: str) -> bool:
-    return has(command[0]) and subprocess.run(command, capture_output=True).returncode == 0
+def answers(*command: str, **environment: str) -> bool:
+    if not has(command[0]):
+        return False
+    return subprocess.run(command, capture_output=True, env=os.environ | environment).returncode == 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,6 +80,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     unmet = {
         "shared_data": (SHARED_DATA.is_dir(), "needs the data sets in ../shared/data"),
         "wrk": (has("wrk"), "needs wrk (apt install wrk)"),
+        "perf_analyzer": (
+            answers(str(PERF_ANALYZER), "--version", **PERF_ANALYZER_LIBRARIES),
+            "needs Triton's perf_analyzer, which make test installs, and libb64 (apt install libb64-0d)",
+        ),
         "browser": (CHROMIUM is not None, "needs Chromium (apt install chromium)"),
         "docker": (
             bool(BASE_IMAGE) and answers("docker", "image", "inspect", BASE_IMAGE),
