@@ -4,8 +4,6 @@ What the size of an image bounds is its decoding. What a decoder does beside tha
 of it takes Pillow a step in Python for a few bytes, or the square of their number: of files that say 32 x 32, 3 MB of
 comments in a PPM took 82 s, 4 MB of small Exif segments in a JPEG 31 s, 16 MB of fill bytes 8 s; one of 2000 x 2000,
 218 KB with 15,000 scans, 11 s; and 1.1 KB of a run-length encoded BMP 3.5 s. A thread that reads one cannot be stopped.
-
-The walks below are Pillow's own, from `PIL/*ImagePlugin.py`.
 """
 
 from __future__ import annotations
@@ -13,23 +11,32 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar
 
 from PIL import Image
-from PIL.JpegImagePlugin import MARKER
 
-JPEG_BEGINS, SCAN, END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+from models.image_steps import (
+    MOST_STEPS,
+    SCAN,
+    CostlyError,
+    Entry,
+    boxes,
+    counted,
+    entries_of,
+    gif_steps,
+    jpeg_steps,
+    places_of,
+    png_steps,
+)
+
+JPEG_BEGINS, END = b"\xff\xd8\xff", b"\xff\xd9"
 MARK = re.compile(rb"\xff[^\0\1\xd0-\xd7\xff]")  # what ends the data of a scan, with a length behind it but for END
 EXIF = b"Exif\0\0"
 MOST_SCANS = 100  # of a progressive JPEG, which has about ten
-MOST_STEPS = 10_000  # before the pixels: markers, chunks, blocks, strips, and bytes that are skipped one by one
 MOST_JOINED = 16  # of the segments of Exif, and of colour profiles: each is added, or unpacked, by itself
 MOST_TEXTS = 100
 MOST_IN_PYTHON = 250_000  # bytes, or pixels, that Pillow reads one by one: up to 0.7 s
 MOST_FRACTIONS = 100_000  # in the directories of TIFF or Exif; each takes Python some microseconds
-MOST_DIRECTORIES = 16
 MOST_DESCRIBED = 64 << 10  # bytes of an AVIF's tables, which are read in the square of their number
 MOST_SCANNED = 400_000_000  # pixels of all scans of a JPEG
 LONGEST_SIDE = 65_535  # a row costs Pillow some bytes even where it has a pixel
@@ -38,22 +45,12 @@ ARITHMETIC = {*range(0xC9, 0xD0)}  # of those; no browser reads what it codes, a
 LONGEST_FRAME = 8 + 3 * 4  # of four colours
 STRIPS = {273, 279, 324, 325}  # the tags of TIFF that say where strips and tiles are, and how long
 FRACTIONS = {5, 10}  # its types of two numbers
-DIRECTORIES = {34665, 34853, 40965}  # its tags of further ones that Pillow reads: Exif, GPS, interoperability
-TIFF_BEGINS = (b"II*\0", b"MM\0*")
 TILE_WIDTH, TILE_LENGTH = 322, 323
 BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 QUICK_PPM = re.compile(
     rb"P(?:4%(b)s\d+%(b)s\d+|5%(b)s\d+%(b)s\d+%(b)s(?:255|65535)|6%(b)s\d+%(b)s\d+%(b)s255|f%(b)s\d+%(b)s\d+%(b)s\S+)\s"
     % {b"b": BETWEEN}
 )
-WITHOUT_LENGTH = {mark & 0xFF for mark, (_, _, handler) in MARKER.items() if handler is None}  # of JPEG's, to Pillow
-
-Place = TypeVar("Place")
-Entry = tuple[int, int, int, int]  # tag, type, count, and the value or where it is
-
-
-class CostlyError(ValueError):
-    """It would take too long."""
 
 
 def refuse_costly(content: bytes) -> None:
@@ -158,123 +155,6 @@ def refuse_entries(entries: Iterator[Entry]) -> None:
             raise CostlyError(f"more than {MOST_FRACTIONS} fractions in TIFF or Exif")
         if tag in STRIPS and count > MOST_STEPS:
             raise CostlyError(f"a TIFF of {count} strips or tiles; up to {MOST_STEPS} are read")
-
-
-def entries_of(content: bytes, begin: int) -> Iterator[Entry]:
-    """Of the first directory of a TIFF that begins there, and of those that this refers to."""
-    is_big = content[begin + 2 : begin + 4] in {b"+\0", b"\0+"}
-    shape = Shape("<" if content[begin : begin + 2] == b"II" else ">", is_big)
-    seen: set[int] = set()
-    try:
-        pending = [shape.offset(content, begin + (8 if is_big else 4))]
-        while pending:
-            at = pending.pop()
-            if at in seen:
-                continue
-            if len(seen) == MOST_DIRECTORIES:
-                raise CostlyError(f"more than {MOST_DIRECTORIES} directories in TIFF or Exif")
-            seen.add(at)
-            for entry in shape.entries(content, begin + at):
-                yield entry
-                if entry[0] in DIRECTORIES:
-                    pending.append(entry[3])
-    except (struct.error, OverflowError):  # it ends there: Pillow says so
-        return
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Of a TIFF's directories: the order of bytes, and whether it is a BigTIFF."""
-
-    order: str
-    is_big: bool
-
-    def offset(self, content: bytes, at: int) -> int:
-        return int(struct.unpack_from(f"{self.order}{'Q' if self.is_big else 'L'}", content, at)[0])
-
-    def entries(self, content: bytes, at: int) -> Iterator[Entry]:
-        """Of one directory."""
-        number, entry = ("Q", "HHQQ") if self.is_big else ("H", "HHLL")
-        (entries,) = struct.unpack_from(self.order + number, content, at)
-        at += struct.calcsize(self.order + number)
-        size = struct.calcsize(self.order + entry)
-        for place in range(at, at + entries * size, size):
-            yield struct.unpack_from(self.order + entry, content, place)
-
-
-def counted(places: Iterator[Place]) -> Iterator[Place]:
-    """Raises CostlyError where there are too many."""
-    for step, place in enumerate(places):
-        if step == MOST_STEPS:
-            raise CostlyError(f"more than {MOST_STEPS} segments")
-        yield place
-
-
-def jpeg_steps(content: bytes) -> Iterator[int]:
-    """Where each marker is, and each byte that Pillow skips."""
-    at, end = 2, len(content) - 4
-    while at < end:
-        yield at
-        mark = content[at + 1] if content[at] == 0xFF else None
-        if mark in (None, 0xFF):
-            at += 1
-        elif mark == SCAN[1]:
-            return
-        elif mark == 0 or mark in WITHOUT_LENGTH:
-            at += 2
-        else:
-            at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4]))
-
-
-def png_steps(content: bytes) -> Iterator[int]:
-    at = 8
-    while at < len(content) and content[at + 4 : at + 8] != b"IEND":
-        yield at
-        at += 12 + int.from_bytes(content[at : at + 4])  # length, name, data and checksum
-
-
-def places_of(content: bytes) -> Iterator[int]:
-    """Where a TIFF, as Exif is one, may begin."""
-    for begins in TIFF_BEGINS:
-        at = content.find(begins)
-        while at >= 0:
-            yield at
-            at = content.find(begins, at + 1)
-
-
-def boxes(content: bytes) -> Iterator[tuple[int, int]]:
-    """Where each of a file's boxes is, and its size."""
-    at = 0
-    while at + 8 <= len(content):
-        size = int.from_bytes(content[at : at + 4])
-        if size == 1:
-            size = int.from_bytes(content[at + 8 : at + 16])
-        size = min(size or len(content), len(content) - at)
-        yield at, size
-        at += max(8, size)
-
-
-def gif_steps(content: bytes) -> Iterator[int]:
-    """Blocks, and the pieces that they come in: each with its length, one of none is the last."""
-    flags = content[10] if len(content) > 10 else 0
-    at = 13 + (3 * (2 << (flags & 7)) if flags & 0x80 else 0)
-    while at + 1 < len(content):
-        yield at
-        if content[at] != 0x21:  # an image, the end, or nothing
-            if content[at] in b",;":
-                return
-            at += 1
-            continue
-        label, at = content[at + 1], at + 2
-        apart = 0 if label == 0xFE else 1  # pieces that are not looked at for an end: an extension's first
-        apart += label == 0xFF and content[at + 1 : at + 12] == b"NETSCAPE2.0"
-        while at < len(content):
-            yield at
-            length = content[at]
-            at += 1 + length
-            apart -= 1
-            if not length and apart < 0:
-                break
 
 
 def pixels_at_once(image: Image.Image) -> int:

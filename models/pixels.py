@@ -16,7 +16,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from models.costly import EXIF, JPEG_BEGINS, SCAN, CostlyError, pixels_at_once, refuse_costly
+from models.costly import EXIF, JPEG_BEGINS, pixels_at_once, refuse_costly
+from models.image_steps import SCAN, CostlyError
 from models.spec import Interpolation, Preprocessing
 
 # What people send as photographs. Pillow's further formats stay shut: EPS runs another program, ICO decodes while it

@@ -25,7 +25,15 @@ ENGINES = {
     "export.graph_session",
     "export.to_engine",
 }
-TORCH_FREE = {"models.spec", "models.costly", "models.pixels", "models.atomic_file", "export.artifact", *ENGINES}
+TORCH_FREE = {
+    "models.spec",
+    "models.costly",
+    "models.image_steps",
+    "models.pixels",
+    "models.atomic_file",
+    "export.artifact",
+    *ENGINES,
+}
 
 # Programs that a benchmark starts beside the service: what they decode and infer with has to be the service's own.
 PEERS = "loadtests/serving_bench/peers"

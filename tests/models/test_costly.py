@@ -11,14 +11,13 @@ from PIL import Image
 
 from models.costly import (
     MOST_DESCRIBED,
-    MOST_DIRECTORIES,
     MOST_FRACTIONS,
     MOST_IN_PYTHON,
     MOST_JOINED,
     MOST_SCANS,
-    MOST_STEPS,
     MOST_TEXTS,
 )
+from models.image_steps import MOST_DIRECTORIES, MOST_STEPS
 from models.pixels import FORMATS, ImageError, ImageTooLargeError, read_pixels
 from models.spec import CIFAR_PREPROCESSING
 
