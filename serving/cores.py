@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from contextlib import suppress
-
-from bentoml._internal.resource import query_cgroup_cpu_count  # its public resources leave out the affinity
+from pathlib import Path
 
 CORES_A_WORKER = 2  # on two, a second worker gains a small network little (docs/serving.md); more share Python's lock
 CORES_A_WORKER_ON_GPU = (
@@ -16,9 +16,33 @@ GPU_BYTES_A_WORKER = 11 << 30  # each opens models of its own: a ResNet-50 for b
 
 
 def cores() -> float:
-    """What the affinity of this process and its control group allow; a container may have half a core."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else math.inf
-    return min(allowed, query_cgroup_cpu_count())
+    """What the affinity of this process and its control groups allow; a container may have half a core."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([allowed, *quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def quotas(groups: Path, mounted: Path) -> Iterator[float]:
+    """Cores that the control groups of a process allow (cgroups(7)), from its own up to what `mounted` shows.
+
+    In a container that is its own; on a host it may be that of a systemd unit with `CPUQuota=`, or of a slice above.
+    """
+    lines = groups.read_text().splitlines() if groups.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers not in {"", "cpu", "cpu,cpuacct"}:
+            continue
+        root = mounted / controllers
+        own = root / path.lstrip("/")
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):  # no limit, no such controller, or a path that only the host knows
+                if controllers:
+                    numbers = [(group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+                else:
+                    numbers = (group / "cpu.max").read_text().split()
+                quota, period = map(int, numbers)
+                if quota > 0:
+                    yield quota / period
+            if group == root:
+                break
 
 
 def default_workers(gpu_bytes: int | None = None) -> int:

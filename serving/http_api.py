@@ -2,8 +2,8 @@
 
 BentoML validates and re-describes every request on the way to a method, answers some client errors with a 500 or with
 a list, keeps a timer for every request and a metric for every path that anybody makes up; docs/decisions.md says more.
-What it would do for these routes is done here: limits, deadlines, metrics, and readiness while the worker drains. Only
-`METRICS` goes on to it.
+What it would do for these routes is done here: limits, deadlines, metrics, and readiness while the worker drains. No
+request goes on to it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from itertools import chain
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
@@ -31,7 +32,7 @@ from serving.inference_protocol import InferenceProtocol, as_protocol
 from serving.keys import Scope as KeyScope
 from serving.keys import presented_in
 from serving.logs import log_access
-from serving.metrics import metrics
+from serving.metrics import exposition, metrics
 from serving.openapi import document
 from serving.opened import Opened
 from serving.parameters import Asked, patience, read_parameters
@@ -66,6 +67,7 @@ class HttpApi:
             CLASSIFY: ("POST", self.classify, KeyScope.PREDICT),
             "/classify/batch": ("POST", self.classify_batch, KeyScope.PREDICT),
             "/explain": ("POST", self.explain, KeyScope.PREDICT),
+            METRICS: ("GET", self.metrics, KeyScope.OBSERVE),
             "/variants": ("GET", self.variants, KeyScope.OBSERVE),
             "/docs.json": ("GET", self.openapi, KeyScope.OBSERVE),
         }
@@ -86,14 +88,13 @@ class HttpApi:
         except ClientDisconnect:
             self.note(call, path, CLIENT_CLOSED_REQUEST, begun)
             return
-        if response is None:
-            await self.app(scope, receive, send)
-            return
         await send_whole(self.completed(response, call), scope, receive, send)
-        self.opened.answered += 1
         self.note(call, path, response.status_code, begun)
 
     def note(self, call: Call, path: str, status: int, begun: float) -> None:
+        if path == METRICS and status == HTTPStatus.OK:
+            return
+        self.opened.answered += status != CLIENT_CLOSED_REQUEST
         metrics().replied(self.name(path), status)
         if self.opened.settings.access_log is AccessLog.ON:
             log_access(call, status, time.perf_counter() - begun)
@@ -143,14 +144,10 @@ class HttpApi:
             return PAGE
         return path if path in self.routes else "/v2" if is_v2(path) else "other"
 
-    async def respond(self, call: Call, path: str) -> Response | None:
-        """Whatever happens, as a response; None for what is BentoML's to answer."""
+    async def respond(self, call: Call, path: str) -> Response:
+        """Whatever happens, as a response."""
         as_response = as_protocol if is_v2(path) else as_ours
         try:
-            if path == METRICS:
-                self.admit(call, KeyScope.OBSERVE)
-                self.opened.publish()
-                return None
             if is_v2(path):
                 if path.startswith("/v2/health"):
                     self.admit(call, None)
@@ -232,6 +229,10 @@ class HttpApi:
         if call.path.startswith(PAGE) and call.path.endswith("/"):
             return await self.files[INDEX](call)
         return RedirectResponse("ui/")
+
+    async def metrics(self, _: Call) -> Response:
+        self.opened.publish()
+        return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)
 
     async def variants(self, _: Call) -> Response:
         return as_json(self.opened.ready().variants().model_dump_json())

@@ -101,6 +101,8 @@ def presented_in(headers: Mapping[bytes, bytes]) -> str | None:
 
 def read_keys(path: Path) -> tuple[Key, ...]:
     """Raises KeysError where a line is no key, or there is none."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise KeysError(f"{path}: a file of keys is expected, found something else")
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -33,6 +33,8 @@ class AboutCall(logging.Filter):
 def set_up(log_format: LogFormat) -> None:
     """Of this process, after BentoML has set up its own."""
     warnings.filterwarnings("ignore", module="PIL")  # an image may bring tens of thousands, and they are no log lines
+    for twice in ("uvicorn.error", "circus"):  # which have the root's handler themselves
+        logging.getLogger(twice).propagate = False
     for handler in {*logging.getLogger().handlers, *logging.getLogger("bentoml").handlers}:
         if not any(isinstance(each, AboutCall) for each in handler.filters):
             handler.addFilter(AboutCall())

@@ -1,16 +1,36 @@
-"""The folder of files in which the workers of a service count for Prometheus."""
+"""The folder of files in which the workers of a service count for Prometheus.
+
+They are mapped to memory: who counts where a full disk has no room for the page is killed, by SIGBUS. So a worker
+takes the room as it begins. What those have counted that are gone is added up in one file, or every answer of
+`/metrics` would read more of them.
+"""
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import secrets
 import shutil
+import struct
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bentoml._internal.configuration.containers import BentoMLContainer  # the folder has no public setting
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client import Metric
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+
+ROOM = {  # bytes of a worker's files, by what prometheus_client names them; of histograms, enough for ten variants
+    "counter": 64 << 10,
+    "histogram": 256 << 10,
+    "gauge_livesum": 64 << 10,
+    "gauge_livemax": 64 << 10,
+}
+ADDED_UP = ("counter", "histogram")
+DAMAGED = (struct.error, RuntimeError, ValueError)
 
 
 def keep_apart() -> None:
@@ -23,13 +43,64 @@ def keep_apart() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def forget_the_dead() -> None:
-    """What a killed worker had in flight is in flight no more; whoever takes its place says so."""
+def shared_folder() -> Path | None:
+    """None in a process that counts for itself."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    for path in Path(folder).glob("gauge_live*_*.db") if folder else ():
-        pid = path.stem.rpartition("_")[2]
-        if pid.isdecimal() and not is_alive(int(pid)):
-            mark_process_dead(int(pid))  # type: ignore[no-untyped-call]
+    return Path(folder) if folder else None
+
+
+def make_room() -> None:
+    """For what this worker will count. Raises OSError where there is none."""
+    if (folder := shared_folder()) is not None:
+        folder.mkdir(parents=True, exist_ok=True)  # whoever tidies up may have removed it
+        for kind, size in ROOM.items():
+            fill(folder / f"{kind}_{os.getpid()}.db", size)
+
+
+def fill(path: Path, size: int) -> None:
+    """A file of so many bytes that are on the disk, and not only promised."""
+    with path.open("ab") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def forget_the_dead() -> None:
+    """What a killed worker had in flight is in flight no more: who takes its place says so, and keeps its counts."""
+    if (folder := shared_folder()) is None:
+        return
+    with locked(folder, fcntl.LOCK_EX):
+        for path in folder.glob("*_*.db"):
+            kind, _, pid = path.stem.rpartition("_")
+            if kind not in ROOM or not pid.isdecimal() or is_alive(int(pid)):
+                continue
+            if kind in ADDED_UP:
+                add(path, folder / f"{kind}_gone.db", ROOM[kind])
+            path.unlink()
+
+
+def add(path: Path, to: Path, size: int) -> None:
+    fill(to, size)
+    total = MmapedDict(str(to))  # type: ignore[no-untyped-call]
+    with suppress(*DAMAGED):  # it may have been killed as it made the file
+        for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
+            total.write_value(key, total.read_value(key)[0] + value, timestamp)  # type: ignore[no-untyped-call]
+    total.close()  # type: ignore[no-untyped-call]
+
+
+def collected(folder: Path) -> Iterable[Metric]:
+    """Of all workers, those that are gone included. A file that is still empty is left out."""
+    with locked(folder, fcntl.LOCK_SH):
+        files = [str(path) for path in folder.glob("*.db") if path.stat().st_size]
+        found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return found
+
+
+@contextmanager
+def locked(folder: Path, how: int) -> Iterator[None]:
+    """Nobody reads while counts move from one file to another."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, how)
+        yield
 
 
 def is_alive(pid: int) -> bool:

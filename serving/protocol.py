@@ -53,6 +53,7 @@ class BoundedProtocol(OrderlyProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Unless it is refused at once. Who has waited behind others is not asked: each would call for the next."""
+        cycle.keep_alive = cycle.keep_alive and not self.is_leaving
         if self.is_parsing and isinstance(cycle, Cycle) and cycle.may_write and not self.transport.is_closing():
             scope: Any = cycle.scope
             response = type(self).refusal(scope)
@@ -113,9 +114,17 @@ class BoundedProtocol(OrderlyProtocol):
         self.close()
 
     def shutdown(self) -> None:
+        """Who has connected and not asked yet was let in as well, and has a moment to."""
         self.is_leaving = True
+        if self.cycle is None:
+            self.loop.call_later(LINGERS_S, self.leave_unasked)
+            return
         super().shutdown()
         if self.transport.is_closing():
+            self.close()
+
+    def leave_unasked(self) -> None:
+        if self.cycle is None:
             self.close()
 
     def await_reader(self) -> None:

@@ -74,12 +74,12 @@ class Preflight:
         try:
             opened.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
             classifier = Classifier(exact_tags(settings), settings, Machine())
-        except CANNOT_RUN as error:
+            for name, served in classifier.served.items():
+                runner, precision = served.runner, served.manifest.precision
+                metrics().describe(name, served.version, runner.runtime, runner.device, precision)
+        except (ConfigError, *CANNOT_RUN) as error:
             leave(error)
         opened.open(classifier)
-        for name, served in classifier.served.items():
-            runner, precision = served.runner, served.manifest.precision
-            metrics().describe(name, served.version, runner.runtime, runner.device, precision)
         if any(served.runner.device == "cpu" for served in classifier.served.values()):
             let_inference_finish()
         drain_on_sigterm(opened, settings.drain_ms / 1e3)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
@@ -231,8 +232,13 @@ def test_before_the_models_are_open_nothing_is_classified() -> None:
     assert client.post("/classify", content=encoded()).status_code == 503
 
 
-def test_metrics_are_left_to_bentoml(client: TestClient) -> None:
-    assert client.get("/metrics").text == "BentoML's own"
+def test_no_request_is_left_to_bentoml(client: TestClient) -> None:
+    shown = client.get("/metrics")
+    assert "preflight_stage_seconds" in shown.text
+    assert shown.headers["content-type"] == CONTENT_TYPE_LATEST
+    assert shown.headers["x-request-id"]
+    assert client.get("/static_content/index.css").status_code == 404
+    assert client.post("/metrics").status_code == 405
 
 
 @pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,6 +179,12 @@ def test_a_file_that_is_none_is_told_its_line_without_its_content(content: str, 
         read_keys(path)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys")
+    with pytest.raises(KeysError, match="a file of keys is expected"):
+        read_keys(tmp_path / "keys")
 
 
 def test_keys_come_by_either_header() -> None:

@@ -20,6 +20,7 @@ from serving.config import LogFormat
 from serving.logs import AboutCall, set_up
 from tests.conftest import PAIR, ROOT
 from tests.serving.test_http_api import encoded
+from tests.serving.test_limits import answer, connect
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -62,6 +63,14 @@ def test_every_request_is_a_json_object_with_its_id_and_trace(talkative: LocalSe
     (other,) = entries_of(talkative, "other")
     assert (other["status"], other["trace_id"]) == (404, None)
     assert "secret" not in talkative.log()
+
+
+def test_what_is_no_request_is_one_line(talkative: LocalService) -> None:
+    with connect(talkative) as connection:
+        connection.sendall(b"no request\r\n\r\n")
+        assert answer(connection).startswith(b"HTTP/1.1 400")
+    said = [entry for entry in entries(talkative) if entry["message"] == "Invalid HTTP request received."]
+    assert len(said) == 1
 
 
 def test_the_start_says_who_answers_and_with_how_many_threads(talkative: LocalService) -> None:

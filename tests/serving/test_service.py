@@ -252,5 +252,21 @@ def test_a_model_that_no_runtime_opens_ends_the_worker_which_says_why(
     assert "Traceback" not in message
 
 
+def test_what_damages_the_files_of_metrics_is_said_at_once_and_no_more(
+    exported_pair: tuple[str, str], tmp_path: Path
+) -> None:
+    environment = {"SERVING_MODELS": exported_pair[0], "TMPDIR": str(tmp_path)}
+    with local_service(environment=environment, folder=ROOT) as running:
+        (folder,) = tmp_path.glob("preflight-metrics-*")
+        (folder / "counter_begun.db").touch()
+        assert httpx.get(f"{running.url}/metrics").status_code == 200
+        (folder / "counter_damaged.db").write_bytes(b"\x7f" * 100)
+        answer = httpx.get(f"{running.url}/metrics", timeout=5)
+        assert (answer.status_code, answer.json()["error"]) == (500, "internal_error")
+        assert "file is corrupted" in running.log()
+        (folder / "counter_damaged.db").unlink()
+        assert "preflight_in_flight" in httpx.get(f"{running.url}/metrics").text
+
+
 def test_a_misspelled_setting_stops_the_start() -> None:
     assert "SERVING_TREADS: " in refused({"SERVING_TREADS": "2"})

@@ -17,6 +17,7 @@ from loadtests.leaving import held, workers
 from loadtests.local_service import local_service
 from tests.conftest import PAIR, ROOT, registered
 from tests.serving.test_http_api import encoded
+from tests.serving.test_limits import answer, connect
 from tests.serving.test_service import post
 
 
@@ -123,6 +124,26 @@ def test_it_is_not_ready_while_it_drains_and_sends_clients_away(exported_pair: t
         assert httpx.get(f"{running.url}/livez").status_code == 200
         answer = post(running.url, encoded())
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+def test_who_has_connected_may_still_ask_when_the_service_stops(exported_pair: tuple[str, str]) -> None:
+    """Its connection was accepted; nobody could have told it to go elsewhere."""
+    question = b"GET /variants HTTP/1.1\r\nhost: any\r\n\r\n"
+    with (
+        local_service(environment={"SERVING_MODELS": exported_pair[0]}, folder=ROOT) as running,
+        connect(running) as asks,
+        connect(running) as never_does,
+        connect(running) as idle,
+    ):
+        idle.sendall(question)  # accepted after both others
+        assert idle.recv(1) == b"H"
+        psutil.Process(running.pid).terminate()
+        answer(idle)  # closed as soon as the worker leaves
+        asks.sendall(question)
+        found = answer(asks)
+        assert never_does.recv(1) == b""
+    assert found.startswith(b"HTTP/1.1 200")
+    assert b"\r\nconnection: close\r\n" in found
 
 
 def test_a_request_in_flight_is_answered_when_the_service_stops(exported_pair: tuple[str, str]) -> None:
