@@ -72,6 +72,11 @@ class HttpApi:
             "/docs.json": ("GET", self.openapi, KeyScope.OBSERVE),
         }
 
+    @property
+    def paths(self) -> list[str]:
+        """Without what the page is made of."""
+        return [*(path for path in self.routes if not path.startswith(f"{PAGE}/")), "/v2", *PROBES]
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -155,7 +160,9 @@ class HttpApi:
                 self.admit(call, KeyScope.PREDICT)
                 return await self.in_time(self.protocol, call)
             if path not in self.routes:
-                raise RequestError(HTTPStatus.NOT_FOUND, "unknown_path", "nothing is here", accepted=list(self.routes))
+                raise RequestError(
+                    HTTPStatus.NOT_FOUND, "unknown_path", "nothing is here", found=path[:80], accepted=self.paths
+                )
             method, handler, key = self.routes[path]
             self.admit(call, key)
             if call.method != method:

@@ -237,7 +237,10 @@ def test_no_request_is_left_to_bentoml(client: TestClient) -> None:
     assert "preflight_stage_seconds" in shown.text
     assert shown.headers["content-type"] == CONTENT_TYPE_LATEST
     assert shown.headers["x-request-id"]
-    assert client.get("/static_content/index.css").status_code == 404
+    unknown = client.get("/static_content/index.css")
+    assert (unknown.status_code, unknown.json()["found"]) == (404, "/static_content/index.css")
+    assert {"/classify", "/metrics", "/v2", "/readyz"} < set(unknown.json()["accepted"])
+    assert not any(path.startswith("/ui/") for path in unknown.json()["accepted"])
     assert client.post("/metrics").status_code == 405
 
 
