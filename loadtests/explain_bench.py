@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from loadtests.api_key import authorization
 from loadtests.command_line import positive
 from loadtests.json_file import write_json
 from loadtests.local_service import local_service
@@ -103,12 +104,12 @@ def made_up(noise: np.random.Generator) -> bytes:
 
 def asking(stack: ExitStack, url: str, path: str, body: bytes) -> Ask:
     """Over a connection that is kept."""
-    place = urlsplit(url)
+    place, headers = urlsplit(url), {"content-type": "image/jpeg"} | authorization()
     connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=30)
     stack.callback(connection.close)
 
     def ask() -> None:
-        connection.request("POST", path, body, {"content-type": "image/jpeg"})
+        connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         content = answer.read()
         if answer.status != http.HTTPStatus.OK:

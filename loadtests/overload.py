@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from loadtests.api_key import KeyVariableError
 from loadtests.command_line import positive
 from loadtests.json_file import write_json
 from loadtests.load import Closed, Load, Open, run_load
@@ -36,7 +37,7 @@ PIECE_S = 5.0
 
 
 class LoadError(RuntimeError):
-    """The service was gone before the end."""
+    """The service was gone before the end, or answered nothing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     requests = posts(options.url, bodies, options.deadline_ms)
     try:
         result = measure(options, requests)
-    except LoadError as error:
+    except (KeyVariableError, LoadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     write_json(options.out, result)
@@ -76,13 +77,15 @@ def measure(options: argparse.Namespace, payloads: Sequence[Payload]) -> dict[st
     patience_s = options.deadline_ms / 1e3 + GRACE_S
 
     def capacity() -> float:
-        """Answers a second, to clients that each wait for theirs."""
+        """Answers a second, to clients that each wait for theirs. Raises LoadError where there are none."""
         seconds = options.capacity_seconds
         closed, warm_up_s = Closed(options.users), 0.1 * seconds
         load = run_load(
             target, closed, payloads, seconds=seconds - warm_up_s, warm_up_s=warm_up_s, patience_s=PATIENT_S
         )
-        return sound(load).recording.answered / load.seconds
+        if not sound(load).recording.answered:
+            raise LoadError(f"{options.url} answers no request: {', '.join(load.recording.failures)}")
+        return load.recording.answered / load.seconds
 
     def offer(kept: list[Outcome], rate_rps: float, seconds: float) -> None:
         say(f"{rate_rps:.1f} requests/s, {seconds:g} s")

@@ -11,7 +11,7 @@ import json
 import re
 import select
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ import gevent.socket
 import gevent.ssl
 import httptools
 
+from loadtests.api_key import authorization
 from loadtests.recording import Outcome
 from loadtests.results import Target
 from loadtests.scenario import Payload
@@ -37,16 +38,17 @@ ERROR_CODE = re.compile(rb'"error":\s*"(\w+)"')  # a word; sentences differ from
 class Request:
     """Head and body as they are sent, and what an answer of 200 has to contain, without spaces after colons."""
 
-    content: bytes
+    content: bytes = field(repr=False)  # a key may be in it
     answered: bytes
 
 
 def rendered(payload: Payload, target: Target) -> Request:
+    """With the key that the environment holds. Raises KeyVariableError."""
     head = [
         f"POST {payload.path.format(variant=target.variant)} HTTP/1.1",
         f"host: {urlsplit(target.host).netloc}",
         f"content-length: {len(payload.body)}",
-        *(f"{name}: {value}" for name, value in payload.headers.items()),
+        *(f"{name}: {value}" for name, value in {**payload.headers, **authorization()}.items()),
     ]
     content = "\r\n".join([*head, "", ""]).encode() + payload.body
     return Request(content, payload.answered.replace("{variant}", target.variant).encode())
