@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from loadtests.commands import capacity, compare, report, run, startup
@@ -33,5 +34,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def end(*_: object) -> None:
+    """As Ctrl-C does, once: `timeout` sends SIGTERM twice, and the second would stop what is being written."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
     sys.exit(main())

@@ -186,17 +186,25 @@ def test_a_server_that_dies_ends_the_run_and_what_was_measured_is_kept(
     assert "failed for 2 s" in (tmp_path / "report.html").read_text()
 
 
-def test_ctrl_c_keeps_what_was_measured(
-    interrupted: Callable[[LocalService], subprocess.Popen[str]], slower_b: LocalService, tmp_path: Path
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+def test_ctrl_c_and_a_request_to_end_keep_what_was_measured(
+    interrupted: Callable[[LocalService], subprocess.Popen[str]],
+    slower_b: LocalService,
+    tmp_path: Path,
+    signals: list[signal.Signals],
 ) -> None:
+    """`timeout` sends its own twice."""
     running = interrupted(slower_b)
-    running.send_signal(signal.SIGINT)
+    for each in signals:
+        running.send_signal(each)
+        time.sleep(0.05)
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 130, output
     assert "Traceback" not in output
     found = Results.read(tmp_path / "results.json")
     assert len(found.turns) >= 6
     assert "interrupted" in found.conditions["incomplete"]
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_capacity_is_searched_drawn_and_joined_to_a_report(
