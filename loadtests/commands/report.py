@@ -27,5 +27,6 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     gates = gates_of(options)
     capacities = [] if options.capacity is None else read_capacities(options.capacity)
+    results = Results.read(options.results)
     options.out.mkdir(parents=True, exist_ok=True)
-    return conclude(Results.read(options.results), gates, options, capacities)
+    return conclude(results, gates, options, capacities)

@@ -244,6 +244,13 @@ def test_tensors_reach_the_real_service(loadtests: Loadtests, service: LocalServ
     assert turn.recording.failed == 0
 
 
+def test_a_report_of_nothing_leaves_nothing(loadtests: Loadtests, tmp_path: Path) -> None:
+    done = loadtests("report", str(tmp_path / "nope.json"), "--out", str(tmp_path / "report"))
+    assert done.returncode == 2
+    assert "nope.json" in done.stderr
+    assert not (tmp_path / "report").exists()
+
+
 def test_what_cannot_be_measured_is_an_error_with_the_next_command(
     loadtests: Loadtests, service: LocalService, tmp_path: Path
 ) -> None:
