@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loadtests.differences import HIGHER, LOWER, NONE_SHOWN
 from loadtests.findings import Capacity, Comparison, Decision, Difference, Verdict
+from loadtests.metrics import FEWEST_ROUNDS
 from loadtests.page.capacity_content import section as capacity_section
 from loadtests.page.conditions_content import section as conditions_section
 from loadtests.page.content import Banner, Page, Section, Table, Tone
@@ -95,10 +97,21 @@ def sentence(results: Results, comparison: Comparison) -> str:
         return f"Nothing is known of the {metric}."
     if not is_comparison(results):
         return f"{known[Side.A]}: {metric} {quantity(primary.metric, primary.a)}."
-    if primary.says not in {"lower", "higher"}:
-        return f"{metric.capitalize()} of {known[Side.B]} against {known[Side.A]}: {primary.says}."
+    if primary.says not in {LOWER, HIGHER}:
+        subject = f"{metric.capitalize()} of {known[Side.B]} against {known[Side.A]}"
+        return f"{subject}: {primary.says}.{seconds_needed(results, comparison)}"
     by = change(primary.metric, primary.change)
     return f"{metric.capitalize()} of {known[Side.B]} is {primary.says} than that of {known[Side.A]}: {by}."
+
+
+def seconds_needed(results: Results, comparison: Comparison) -> str:
+    """A sentence more where there were too few rounds of turns whose length is known."""
+    conditions = results.conditions
+    if comparison.rounds >= FEWEST_ROUNDS or not {"turn_seconds", "warm_up_seconds"} <= conditions.keys():
+        return ""
+    seconds = conditions["turn_seconds"] + conditions["warm_up_seconds"]
+    turns = len(Side) * 2 if conditions.get("interleaved") else 1
+    return f" {FEWEST_ROUNDS} rounds like these take at least {FEWEST_ROUNDS * turns * seconds:.0f} s."
 
 
 def alarms(results: Results) -> list[str]:
@@ -134,6 +147,8 @@ def differences(results: Results, comparison: Comparison) -> Section:
     known, level = names(results), f"{100 * comparison.level:g} %"
     found = comparison.differences
     marked = next((row for row, each in enumerate(found) if each.metric == comparison.primary), None)
+    primary = primary_of(comparison)
+    told_above = {primary.says} - {HIGHER, LOWER, NONE_SHOWN} if primary else set()
     if not is_comparison(results):
         rows = [[label(each.metric), quantity(each.metric, each.a)] for each in found]
         return Section("What was measured", tables=[Table("Over all turns", ["", known[Side.A]], rows, "lr", marked)])
@@ -143,7 +158,8 @@ def differences(results: Results, comparison: Comparison) -> Section:
         [
             [
                 label(each.metric), quantity(each.metric, each.a), quantity(each.metric, each.b),
-                change(each.metric, each.change), change(each.metric, each.control), each.says,
+                change(each.metric, each.change), change(each.metric, each.control),
+                "as said above" if each.says in told_above else each.says,
             ]
             for each in found
         ],

@@ -107,6 +107,16 @@ def test_few_rounds_cannot_tell(loadtests: Loadtests, slower_b: LocalService, tm
     assert "2 whole rounds" in done.stdout
 
 
+def test_why_rounds_are_too_few_is_said_once_and_how_long_enough_take(
+    loadtests: Loadtests, slower_b: LocalService, tmp_path: Path
+) -> None:
+    done = loadtests("compare", "a", "b", "--host", slower_b.url, *SHORT, "--rounds", "2", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("at least 10 are needed") == 1
+    assert "10 rounds like these take at least 7 s." in done.stdout  # of 4 turns of 0.12 s, and 0.05 s of warm-up
+    assert (tmp_path / "report.md").read_text().count("at least 10 are needed") == 1
+
+
 def test_a_late_generator_decides_nothing(loadtests: Loadtests, slower_b: LocalService, tmp_path: Path) -> None:
     arguments = [*SHORT[:-1], "0.0001", "--rounds", "2", "--gates", gates(tmp_path, "max_regression_percent = 900\n")]
     done = loadtests("compare", "a", "b", "--host", slower_b.url, *arguments, "--out", str(tmp_path))
