@@ -63,6 +63,11 @@ class Job:
         """Labelled data, where accuracy means something."""
         return self.split if self.source.checkpoint is not None else None
 
+    @property
+    def ungated(self) -> bool:
+        """Whether accuracy would mean something, and nothing is there to measure it on."""
+        return self.split is None and self.source.checkpoint is not None
+
 
 def open_job(choice: ModelChoice, settings: ExportSettings) -> Job:
     if settings.untrained and choice.checkpoint is not None:

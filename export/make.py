@@ -48,6 +48,7 @@ from export.verify import (
 )
 
 FLOAT_FILE = "float.onnx"
+LEAST_AGREEMENT = 0.95  # of top-1 with torch's, for what no accuracy gates
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def make(job: Job, converted: onnx.ModelProto, precision: Precision, scratch: Pa
     folder.mkdir()
     model, folding = folded(converted, job.variant, precision) if job.settings.fold else (converted, None)
     fp32_accuracy = None
-    if precision is not Precision.FP32 and job.split is None and job.source.checkpoint is not None:
+    if precision is not Precision.FP32 and job.ungated:
         say(f"{job.variant}: {precision} passes no gate: what accuracy it costs takes labelled data (--data FOLDER)")
     if precision is not Precision.FP32 and job.labelled is not None:
         onnx.save(model, scratch / FLOAT_FILE)
@@ -78,7 +79,7 @@ def make(job: Job, converted: onnx.ModelProto, precision: Precision, scratch: Pa
     model, quantization, calibration = lowered(job, model, precision)
     onnx.save(model, folder / GRAPH_FILE)
     say(f"{job.variant}: verifying against torch")
-    parity, accuracy = verified(job, open_graph(folder / GRAPH_FILE), precision, fp32_accuracy)
+    parity, accuracy = verified(job, open_graph(folder / GRAPH_FILE), precision, fp32_accuracy, quantization)
     class_maps = add_class_maps(folder)
     described = f"the first of {job.images_are}, by the means of class maps"
     compare(job.source.graph, open_maps(folder / CLASS_MAPS_FILE), job.images[:BATCH_SIZE], described, precision)
@@ -111,10 +112,12 @@ def lowered(
 
 
 def verified(
-    job: Job, run: Run, precision: Precision, fp32_accuracy: Accuracy | None
+    job: Job, run: Run, precision: Precision, fp32_accuracy: Accuracy | None, quantization: Quantization | None
 ) -> tuple[Parity, Accuracy | None]:
     """Parity, and accuracy where there is labelled data; refused where either is not what the precision allows."""
     parity = compare(job.source.graph, run, job.images, job.images_are, precision)
+    if precision is not Precision.FP32:
+        say_agreement(job, parity, precision, quantization)
     if job.labelled is None:
         return parity, None
     accuracy = measure_accuracy(run, job.labelled, job.source.labels)
@@ -122,6 +125,21 @@ def verified(
         most = job.settings.most_points_lost
         refuse_loss(fp32_accuracy, accuracy, precision, MOST_POINTS_LOST[precision] if most is None else most)
     return parity, accuracy
+
+
+def say_agreement(job: Job, parity: Parity, precision: Precision, quantization: Quantization | None) -> None:
+    calibrated = "" if quantization is None else f"; calibration images: {quantization.n}"
+    agreement = f"{parity.top1_agreement:.2%} of {parity.n} images"
+    say(f"{job.variant}: {precision} agrees with torch in top-1 on {agreement} ({parity.images}){calibrated}")
+    # Who saved the ranges beside a checkpoint was warned then; the shipped ones are of CIFAR-10, unlike photographs.
+    ranges_were_saved = quantization is not None and job.settings.calibration is None
+    if job.ungated and not ranges_were_saved and parity.top1_agreement < LEAST_AGREEMENT:
+        better = "use --precision fp32" if quantization is None else "give more --calibration images"
+        say(
+            f"warning: {job.variant}: {precision} may be useless: it agrees on {agreement} only, less than "
+            f"{LEAST_AGREEMENT:.0%}, and no accuracy was measured{calibrated}. Give --data FOLDER, labelled, which "
+            f"gates on accuracy, or {better}; images unlike those to be served agree less: --images FOLDER takes yours"
+        )
 
 
 def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
@@ -147,7 +165,7 @@ def add_engine(job: Job, folder: Path, manifest: Manifest) -> Manifest:
         return with_engine(manifest, folder, engine.model_copy(update={"not_measured": reason}))
     say(f"{job.variant}: verifying the engine against torch")
     with open_engine(content, engine, job.cuda, manifest) as session:
-        parity, accuracy = verified(job, session.run, manifest.precision, manifest.fp32_accuracy)
+        parity, accuracy = verified(job, session.run, manifest.precision, manifest.fp32_accuracy, manifest.quantization)
     measured = {"parity": parity, "accuracy": accuracy, "not_measured": None}
     return with_engine(manifest, folder, engine.model_copy(update=measured))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from PIL import Image
 
 from export import quantize as module
 from export.__main__ import choices, main, parser, settings_of
@@ -206,6 +209,35 @@ def test_a_calibration_is_saved_and_found_again(
     manifests = [read_manifest(folder, version) for version, folder in (first, second)]
     assert manifests[0].files == manifests[1].files
     assert [("--calibration" in manifest.given) for manifest in manifests] == [True, False]
+
+
+def test_int8_that_computes_something_else_and_passes_no_gate_is_warned_of(
+    tmp_path: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(photographs / "chelsea.png", tmp_path)
+    black = tmp_path / "black"
+    black.mkdir()
+    Image.new("RGB", (32, 32)).save(black / "black.png")
+    arguments = ["resnet20-preact", "--precision", "int8", "--images", str(tmp_path)]
+    assert main([*arguments, "--calibration", str(black)]) == 0
+    said = capsys.readouterr().err
+    agreement = re.search(r"resnet20-preact: int8 agrees with torch in top-1 on ([\d.]+% of 65 images) ", said)
+    assert agreement is not None
+    (warning,) = (line for line in said.splitlines() if "warning: resnet20-preact: int8 may be useless" in line)
+    assert agreement[1] in warning
+    assert "; calibration images: 1." in warning
+    assert "more --calibration images" in warning
+    assert "--data FOLDER" in warning
+
+
+def test_the_agreement_by_the_shipped_ranges_is_said_without_a_warning(
+    tmp_path: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(photographs / "chelsea.png", tmp_path)
+    assert main(["resnet20-preact", "--precision", "int8", "--images", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert "65 images (1 photographs and tiles of them); calibration images: 1024" in said
+    assert "warning" not in said
 
 
 @pytest.mark.parametrize(
