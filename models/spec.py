@@ -67,6 +67,8 @@ class Preprocessing:
             raise SpecError(f"mean {self.mean} and std {self.std} need one value for each of R, G, B")
         if min(self.std) <= 0:
             raise SpecError(f"std is {self.std}: every value must be positive")
+        if max(*self.mean, *self.std) > 1:
+            raise SpecError(f"mean is {self.mean}, std {self.std}: expected those of pixels from 0 to 1; divide by 255")
 
 
 CIFAR_PREPROCESSING = Preprocessing(32, 32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))

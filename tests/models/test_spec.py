@@ -54,3 +54,11 @@ def test_an_imagenet_depth_with_the_wrong_block_is_refused() -> None:
 def test_impossible_preprocessing_is_refused(resize: int, crop: int, std: tuple[float, float, float]) -> None:
     with pytest.raises(SpecError):
         Preprocessing(resize, crop, (0, 0, 0), std)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((123.7, 116.3, 103.5), (0.2, 0.2, 0.2)), ((0.5, 0.5, 0.5), (58.4, 57.1, 57.4))]
+)
+def test_statistics_of_bytes_are_refused(mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    with pytest.raises(SpecError, match="expected those of pixels from 0 to 1; divide by 255"):
+        Preprocessing(32, 32, mean, std)
