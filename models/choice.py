@@ -117,7 +117,9 @@ def read_others(path: Path, choice: ModelChoice) -> Checkpoint:
     head = tensors.get("fc.weight")
     spec = described(choice, None if head is None else head.shape[0])
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Checkpoint(Description(spec, labels_of(choice, spec.num_classes), {}), tensors, sha256)
+    # without a head that we know the weights will not fit, and the number of labels is not why
+    labels = numbered(spec.num_classes) if head is None else labels_of(choice, spec.num_classes)
+    return Checkpoint(Description(spec, labels, {}), tensors, sha256)
 
 
 def described(choice: ModelChoice, classes_in_head: int | None) -> ModelSpec:

@@ -19,6 +19,7 @@ from models.weights import CheckpointError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")  # of training loops, around the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+STEMS = ("conv1.weight", "stem.conv.weight")  # one of them tells names that we know
 
 # Others' names -> ours, applied in this order to every name. timm's `resnet*` and torchvision have our names already.
 RENAMES = (
@@ -44,7 +45,8 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is absent, damaged, or holds something other than weights by name.
     """
-    tensors = {rename(name): tensor for name, tensor in named_tensors(path, read_file(path)).items()}
+    named = without_prefix(named_tensors(path, read_file(path)))
+    tensors = {rename(name): tensor for name, tensor in named.items()}
     return {name: as_ours(name, tensor) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
@@ -55,11 +57,13 @@ def read_file(path: Path) -> Any:
         if magic == b"PK" or magic[:1] == b"\x80":  # torch's zip, or its older bare pickle
             return torch.load(path, map_location="cpu", weights_only=True)
         return load_file(path)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except pickle.UnpicklingError:  # torch's own reason is of its options, and colours the terminal
         raise CheckpointError(
-            f"{path}: holds more than tensors, which only running its code could read ({reason}); nothing was run. "
-            "Where you trust it, save its state_dict alone, best as safetensors"
+            f"{path}: holds more than tensors, which only running its code could read: a pickled module or other "
+            "objects, which are not loaded; nothing was run. A state dict is needed; where you trust the file, "
+            "torch.save(model.state_dict(), FILE)"
         ) from None
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path}: neither a readable safetensors file nor torch's ({error})") from error
@@ -79,6 +83,13 @@ def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
             f"found {type(content).__name__} with {len(tensors)} tensors" + (f" beside {others}" if others else "")
         )
     return tensors
+
+
+def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what they all begin with, such as Lightning's `model.`, where names that we know are left."""
+    candidates = (name.removesuffix(stem) for name in tensors for stem in STEMS if f".{name}".endswith(f".{stem}"))
+    prefix = next((each for each in candidates if all(name.startswith(each) for name in tensors)), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def rename(name: str) -> str:

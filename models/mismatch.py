@@ -31,6 +31,8 @@ def mismatch(spec: ModelSpec, expected: Shapes, found: Shapes) -> str | None:
 def likely_cause(expected: Shapes, found: Shapes, differing: list[str]) -> str:
     if all(name.startswith("fc.") for name in differing) and "fc.weight" in found:
         return f"another number of classes: the checkpoint's head has {found['fc.weight'][0]}"
+    if not blocks(found):
+        return f"other names: they begin with {beginnings(found)}; expected {beginnings(expected)}"
     if blocks(expected) != blocks(found):
         return f"another depth: blocks a stage are {blocks(found)}, expected {blocks(expected)}"
     if all(".downsample." in name for name in differing):
@@ -45,6 +47,10 @@ def blocks(shapes: Iterable[str]) -> list[int]:
     """Blocks of each stage, read off the names."""
     places = {match.groups() for name in shapes if (match := re.match(r"layer(\d+)\.(\d+)\.", name))}
     return [sum(stage == each for each, _ in places) for stage in sorted({stage for stage, _ in places})]
+
+
+def beginnings(names: Iterable[str]) -> str:
+    return few(sorted({name.partition(".")[0] + "." for name in names}))
 
 
 def few(names: Iterable[str]) -> str:

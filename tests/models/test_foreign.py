@@ -68,6 +68,26 @@ def test_wrappers_prefixes_and_other_heads_are_understood(weights: dict[str, tor
     assert torch.equal(network.get_parameter("fc.weight"), weights["fc.weight"].half().float())
 
 
+@pytest.mark.parametrize("prefix", ["model.", "model._orig_mod.", "_orig_mod.model.", "backbone.net."])
+def test_a_prefix_that_all_names_share_is_left_out(
+    prefix: str, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save({"state_dict": {prefix + name: tensor for name, tensor in weights.items()}}, tmp_path / "c.ckpt")
+    found = read_foreign(tmp_path / "c.ckpt")
+    assert found.keys() == {name for name in weights if not name.endswith("num_batches_tracked")}
+
+
+def test_names_that_are_not_known_are_told_by_their_beginnings(
+    weights: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = {f"model.{name}": tensor for name, tensor in weights.items()} | {"loss.weight": torch.ones(10)}
+    torch.save({"state_dict": named}, tmp_path / "c.ckpt")
+    (tmp_path / "labels.txt").write_text("\n".join("abcdefg") + "\n")
+    arguments = ["resnet8-postact", "--checkpoint", str(tmp_path / "c.ckpt"), "--labels", str(tmp_path / "labels.txt")]
+    assert main(arguments) == 2
+    assert "likely: other names: they begin with loss., model.; expected bn1., conv1., fc." in capsys.readouterr().err
+
+
 class RunsCode:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("was-run",)
@@ -78,6 +98,11 @@ def spoiled(weights: dict[str, torch.Tensor], kind: str, path: Path) -> list[str
     if kind == "code":
         torch.save({"state_dict": weights, "extra": RunsCode()}, path)
         return ["nothing was run"]
+    if kind == "module":
+        torch.save(build(spec_for("resnet8-postact"), seed=0), path)
+        return ["a pickled module or other objects, which are not loaded", "torch.save(model.state_dict(), FILE)"]
+    if kind == "absent":
+        return ["error: c.pth: no such file\n"]
     torch.save({"optimizer": "none"} if kind == "no weights" else weights, path)
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-1000])
@@ -87,7 +112,7 @@ def spoiled(weights: dict[str, torch.Tensor], kind: str, path: Path) -> list[str
     return []
 
 
-@pytest.mark.parametrize("kind", ["code", "truncated", "no weights"])
+@pytest.mark.parametrize("kind", ["code", "module", "absent", "truncated", "no weights"])
 def test_a_spoiled_file_is_refused(
     kind: str, weights: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -97,6 +122,7 @@ def test_a_spoiled_file_is_refused(
     assert main(["--checkpoint", "c.pth", "--variant", "resnet8-postact"]) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words)
+    assert "\x1b" not in error
     assert not Path("was-run").exists()
 
 
