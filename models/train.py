@@ -252,7 +252,7 @@ def restore(run: Run, network: ResNet, optimizer: torch.optim.SGD) -> int:
         raise CheckpointError(f"{run.state_path}: damaged ({error}); remove {run.folder} to begin again") from error
     if metadata.get("identity") != run.identity:
         raise CheckpointError(
-            f"{run.folder} holds another run:\n  found    {metadata.get('identity')}\n  expected {run.identity}\n"
+            f"{run.folder} holds another run:\n{difference(metadata.get('identity', '{}'), run.identity)}\n"
             "continue it with its own options, or choose another --out"
         )
     network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
@@ -264,6 +264,21 @@ def restore(run: Run, network: ResNet, optimizer: torch.optim.SGD) -> int:
         lines = run.log_path.read_text().splitlines(keepends=True)[:epochs_done]  # a kill may have left one more
         write_atomically(run.log_path, "".join(lines).encode())
     return epochs_done
+
+
+def difference(found: str, expected: str) -> str:
+    """A line for each value in which two identities differ."""
+    ours, theirs = flat(json.loads(expected)), flat(json.loads(found))
+    names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    return "\n".join(f"  {name}: found {theirs.get(name)}, expected {ours.get(name)}" for name in names)
+
+
+def flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, such as `recipe.seed`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{within}{name}.") if isinstance(value, dict) else {within + name: value}
+    return found
 
 
 def recorded_accuracy(path: Path) -> Accuracy:

@@ -146,7 +146,8 @@ def test_another_recipe_does_not_continue_a_run(
 ) -> None:
     before = (uninterrupted / "state.safetensors").read_bytes()
     assert main([*command(data, uninterrupted), "--seed", "1"]) == 2
-    assert "holds another run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "holds another run:\n  recipe.seed: found 0, expected 1\ncontinue it" in said
     assert (uninterrupted / "state.safetensors").read_bytes() == before
 
 
