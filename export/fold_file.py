@@ -45,8 +45,12 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"error: {options.folded}: cannot be written ({error.strerror})", file=sys.stderr)
         return 2
-    print(f"wrote {options.folded}, {len(content) / 1e6:.1f} MB")
+    print(f"wrote {options.folded}, {size_of(content)}")
     return 0
+
+
+def size_of(content: bytes) -> str:
+    return f"{len(content) / 1e6:.1f} MB" if len(content) >= 1e6 else f"{len(content) / 1e3:.1f} KB"
 
 
 def folded(model: ir.Model, precision: Precision) -> tuple[FoldReport, bytes]:

@@ -202,6 +202,7 @@ def test_a_file_is_folded_and_checked_by_one_command(
     said = capsys.readouterr().out
     assert "folded 4 of 4" in said
     assert "checked on 4 outputs" in said
+    assert f"out.onnx, {(tmp_path / 'out.onnx').stat().st_size / 1e3:.1f} KB" in said
     assert norms_left(ir.load(tmp_path / "out.onnx")) == 0
     assert main(["fold", str(tmp_path / "out.onnx"), str(tmp_path / "again.onnx")]) == 0
     assert "folded 0 of 0" in capsys.readouterr().out
