@@ -19,6 +19,7 @@ from serving.cores import default_threads, default_workers
 
 PREFIX = "SERVING_"
 MOST_THREADS = 256  # a slip of the keyboard here would take all memory
+NOT_ASKED = "default_factory_not_called"  # pydantic's type for a default that follows from what is wrong itself
 BODIES = ("max_image_bytes", "max_tensor_bytes", "max_batch_bytes")  # the settings that limit one
 DEFAULT_VARIANTS = ("resnet20-postact", "resnet20-preact")
 
@@ -200,7 +201,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     try:
         return Settings.model_validate(found)
     except ValidationError as error:
-        problems = "; ".join(problem(str(item["loc"][0]), item["msg"], item["input"]) for item in error.errors())
+        wrong = [item for item in error.errors() if item["type"] != NOT_ASKED]
+        problems = "; ".join(problem(str(item["loc"][0]), item["msg"], item["input"]) for item in wrong)
         raise ConfigError(f"{problems}. All settings: python -m serving settings") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -35,6 +36,23 @@ def test_an_impossible_setting_is_refused_with_what_was_found_and_expected(
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: .*; found '{found}', expected {expected}.*serving settings$"):
         read_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SERVING_LOG_FORMAT", "JSON"), ("SERVING_WORKERS", "0"), ("SERVING_RUNTIME", "gpu")]
+)
+def test_one_wrong_setting_is_one_problem(name: str, value: str) -> None:
+    """Not another for each default that is reckoned from those before it."""
+    with pytest.raises(ConfigError) as caught:
+        read_settings({name: value})
+    assert re.findall(r"SERVING_\w+(?=: )", str(caught.value)) == [name]
+    assert "Undefined" not in str(caught.value)
+
+
+def test_two_wrong_settings_are_both_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_settings({"SERVING_RUNTIME": "gpu", "SERVING_WORKERS": "0"})
+    assert re.findall(r"SERVING_\w+(?=: )", str(caught.value)) == ["SERVING_RUNTIME", "SERVING_WORKERS"]
 
 
 def test_the_largest_body_has_room() -> None:
