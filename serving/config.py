@@ -229,10 +229,12 @@ def exact_tags(settings: Settings) -> tuple[str, ...]:
     versions; without those the newest of each default variant as of now.
 
     Raises:
-        ConfigError: a model is not in the store.
+        ConfigError: a model is not in the store, is named twice, or is named as none can be.
     """
     names = settings.models.replace(",", " ").split()
     tags = tuple(exact_tag(name) for name in names or BentoMLContainer.model_aliases.get() or DEFAULT_VARIANTS)
+    if twice := sorted({tag for tag in tags if tags.count(tag) > 1}):
+        raise ConfigError(f"{', '.join(twice)}: the same model is named twice; name it once")
     variants = [tag.partition(":")[0] for tag in tags]
     if len(set(variants)) < len(variants):
         raise ConfigError(f"{', '.join(tags)}: two versions of one variant; run a second service for the other version")
@@ -241,10 +243,18 @@ def exact_tags(settings: Settings) -> tuple[str, ...]:
 
 def exact_tag(name: str) -> str:
     try:
-        return str(bentoml.models.get(name).tag)
+        tag = bentoml.Tag.from_str(name)
+    except (ValueError, BentoMLException):
+        raise ConfigError(
+            f"{PREFIX}MODELS: {name!r} is no model; expected a variant such as {DEFAULT_VARIANTS[0]}, or "
+            "VARIANT:VERSION (`bentoml models list` shows what is there)"
+        ) from None
+    try:
+        return str(bentoml.models.get(tag).tag)
     except BentoMLException:
         variant = name.partition(":")[0]
         raise ConfigError(
             f"model {name} is not in the model store {BentoMLContainer.model_store_dir.get()}; "
-            f"export it: python -m export {variant} (`bentoml models list` shows what is there)"
+            f"export it: python -m export {variant}, with --checkpoint FILE where no weights are shipped for it "
+            "(`bentoml models list` shows what is there)"
         ) from None

@@ -89,14 +89,27 @@ def test_names_become_exact_tags(exported_pair: tuple[str, str]) -> None:
     assert all(":" in tag and not tag.endswith(":latest") for tag in exact_tags(Settings()))
 
 
-def test_two_versions_of_one_variant_are_refused(exported_pair: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match="two versions of one variant"):
-        exact_tags(Settings(models=f"{exported_pair[0]} resnet20-postact"))
+def test_two_versions_of_one_variant_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "exact_tag", str)  # as if the store had both
+    with pytest.raises(ConfigError, match="a:1, a:2: two versions of one variant"):
+        exact_tags(Settings(models="a:1 a:2"))
+
+
+def test_a_model_that_is_named_twice_is_told_as_such(exported_pair: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=f"^{exported_pair[1]}: the same model is named twice"):
+        exact_tags(Settings(models=f"{exported_pair[1]} {exported_pair[0]} {exported_pair[1]}"))
 
 
 def test_a_model_that_is_not_there_names_the_command_that_makes_it() -> None:
-    with pytest.raises(ConfigError, match="python -m export resnet44-preact"):
+    with pytest.raises(ConfigError, match="python -m export resnet44-preact, with --checkpoint FILE where no weights"):
         exact_tags(Settings(models="resnet44-preact"))
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "a:b:c", "resnet20-preact:"])
+def test_what_no_model_can_be_called_is_told_how_one_is(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"SERVING_MODELS: .* is no model; expected a variant such as") as info:
+        exact_tags(Settings(models=name))
+    assert repr(name) in str(info.value)
 
 
 def test_the_documentation_lists_the_settings_as_they_are() -> None:
