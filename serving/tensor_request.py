@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain, islice
@@ -23,6 +24,8 @@ from export.artifact import Manifest
 from serving.errors import RequestError
 
 HEADER_LENGTH = b"inference-header-content-length"
+PIXELS = "pixels are 0 to 255, and the graph normalises them itself"
+LOOKED_AT = 10_000  # values among which one is looked for that tells what is wrong
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 
@@ -115,7 +118,7 @@ def read_pixels(tensor: RequestInput, raw: memoryview, manifest: Manifest) -> ND
     expected = (manifest.max_batch_size, *manifest.input.shape[1:])
     datatype = DATATYPES[manifest.input.dtype]
     if tensor.datatype != datatype:
-        raise bad("bad_datatype", f"{tensor.name} has another datatype", tensor.datatype, datatype)
+        raise bad("bad_datatype", f"{tensor.name} has another datatype: {PIXELS}", tensor.datatype, datatype)
     batch, *rest = tensor.shape or [0]
     if not 1 <= batch <= manifest.max_batch_size or tuple(rest) != expected[1:]:
         raise bad(
@@ -137,8 +140,9 @@ def read_pixels(tensor: RequestInput, raw: memoryview, manifest: Manifest) -> ND
 def from_numbers(tensor: RequestInput, size: int, surplus: int) -> NDArray[np.uint8]:
     numbers = whole_numbers(tensor.data, size, len(tensor.shape))
     if numbers is None or surplus:
-        found = f"{kind_of(tensor.data)}, {surplus} bytes behind the JSON"
-        raise bad("bad_data", f"`data` of {tensor.name} has to be {size} whole numbers", found, "a flat or nested list")
+        found = f"{no_pixel(tensor.data, len(tensor.shape)) or kind_of(tensor.data)}, {surplus} bytes behind the JSON"
+        message = f"`data` of {tensor.name} has to be {size} whole numbers: {PIXELS}"
+        raise bad("bad_data", message, found, "a flat or nested list")
     if min(numbers) < 0 or max(numbers) > 255:
         found = "a number below 0" if min(numbers) < 0 else "a number above 255"
         raise bad("bad_data", f"`data` of {tensor.name} is of bytes", found, "0 to 255")
@@ -163,9 +167,24 @@ def whole_numbers(data: Any, size: int, depth: int) -> list[int] | None:
     return None
 
 
+def no_pixel(data: Any, depth: int) -> str:
+    """The first value of a list that cannot be one; of `LOOKED_AT` alone, for hostile bodies have millions."""
+    first = islice(values(data, depth), LOOKED_AT) if type(data) is list else ()
+    return next((kind_of(value) for value in first if type(value) is not int or not 0 <= value <= 255), "")
+
+
+def values(data: Any, depth: int) -> Iterator[Any]:
+    """What is in a list that is nested up to `depth`. An empty one is a value as well: millions are no long walk."""
+    if type(data) is not list or not data or not depth:
+        yield data
+        return
+    for each in data:
+        yield from values(each, depth - 1)
+
+
 def kind_of(data: Any) -> str:
     """In no more words, however long it would be if it was written out."""
-    if isinstance(data, bool) or (isinstance(data, int) and abs(data) < 1e18):
+    if isinstance(data, bool | float) or (isinstance(data, int) and abs(data) < 1e18):
         return str(data)
     return f"a list of {len(data)}" if isinstance(data, list) else f"a {type(data).__name__}"
 

@@ -22,6 +22,7 @@ from models.pixels import read_pixels
 from models.spec import CIFAR_PREPROCESSING
 from serving.http_api import HttpApi
 from serving.opened import Opened
+from serving.tensor_request import LOOKED_AT, PIXELS, values
 from tests.conftest import PAIR
 from tests.serving.test_http_api import encoded, opening
 
@@ -127,7 +128,7 @@ def stats(triton: InferenceServerClient, variant: str) -> dict[str, Any]:
     ("change", "message"),
     [
         ({"name": "image"}, "the model has another input; found image; accepted: images"),
-        ({"datatype": "FP32"}, "images has another datatype; found FP32; accepted: UINT8"),
+        ({"datatype": "FP32"}, f"images has another datatype: {PIXELS}; found FP32; accepted: UINT8"),
         ({"shape": [1, 3, 32, 32]}, "images has another shape; found [1, 3, 32, 32]; accepted: [1 to 64, 32, 32, 3]"),
         ({"shape": [0, 32, 32, 3]}, "another shape"),
         ({"shape": [65, 32, 32, 3]}, "another shape"),
@@ -135,15 +136,18 @@ def stats(triton: InferenceServerClient, variant: str) -> dict[str, Any]:
         ({"shape": "1"}, "inputs.0.shape"),
         ({"data": [0] * 3071}, "`data` of images has to be 3072 whole numbers"),
         ({"data": [[0] * 3071, [0]]}, "whole numbers"),
-        ({"data": [0.5] * 3072}, "whole numbers"),
+        ({"data": [0.5] * 3072}, f"whole numbers: {PIXELS}; found 0.5, 0 bytes"),
+        ({"data": [[[[0, 1, 0.485]] * 32] * 32]}, f"whole numbers: {PIXELS}; found 0.485, 0 bytes"),
+        ({"data": [0] * 9_999 + [0.5]}, "found 0.5, 0 bytes"),
+        ({"data": [0] * 10_000 + [0.5]}, "found a list of 10001, 0 bytes"),
         ({"data": [True] * 3072}, "whole numbers"),
-        ({"data": ["0"] * 3072}, "whole numbers"),
+        ({"data": ["0"] * 3072}, "found a str, 0 bytes"),
         ({"data": [256] * 3072}, "is of bytes; found a number above 255; accepted: 0 to 255"),
         ({"data": [-1] * 3072}, "is of bytes"),
         ({"data": [10**30] * 3072}, "is of bytes"),
-        ({"data": [["a" * 1000] + [""] * 3071]}, "whole numbers; found a list of 1, 0 bytes"),
-        ({"data": [[]] * 5000}, "whole numbers"),
-        ({"data": [[[[[0]]]]] * 3072}, "whole numbers"),
+        ({"data": [["a" * 1000] + [""] * 3071]}, "found a str, 0 bytes"),
+        ({"data": [[]] * 5000}, "found a list of 0, 0 bytes"),
+        ({"data": [[[[[0]]]]] * 3072}, "found a list of 1, 0 bytes"),
         ({"data": None}, "whole numbers"),
         ({"parameters": {"binary_data_size": 3072}}, "has 3072 bytes by its shape"),
     ],
@@ -154,6 +158,12 @@ def test_a_wrong_tensor_is_told_what_is_expected(client: TestClient, change: dic
     assert answer.status_code == 400
     assert set(answer.json()) == {"error"}
     assert message in answer.json()["error"]
+
+
+def test_of_what_is_wrong_no_more_is_walked_than_is_told() -> None:
+    """Each step of the walk yields, whatever the lists hold."""
+    for hostile in ([[]] * 10**6, [[[], []]] * 10**6, [[[[[0] * 9]]]] * 10**6):
+        assert sum(1 for _ in zip(values(hostile, 4), range(LOOKED_AT), strict=False)) == LOOKED_AT
 
 
 GOOD = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "parameters": {"binary_data_size": 3072}}
