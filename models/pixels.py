@@ -6,6 +6,7 @@ The arithmetic is Pillow's own resize on uint8, so that a network is served exac
 from __future__ import annotations
 
 import io
+import re
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -39,6 +40,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by Exif's orientation
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # more raise Pillow's DecompressionBombError
 LARGE = 4_000_000  # pixels; decoding takes several bytes for each, so large images are decoded one at a time
 SMALL, SMALL_BYTES, SMALL_SCANS = 65_536, 16_384, 16  # pixels, bytes, and passes over them: a progressive JPEG has ten
 LONGEST = 16  # times the shorter side; of a longer strip only the middle can be seen anyway
@@ -146,9 +148,17 @@ def read_image(source: Path | IO[bytes], max_pixels: int | None = None) -> Image
     except UnidentifiedImageError:
         raise ImageError(f"no readable image; accepted: {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(str(error)) from None
+        raise too_large_for_pillow(str(error), max_pixels) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile input
         raise ImageError(f"the image is damaged or truncated: {type(error).__name__}: {error}") from error
+
+
+def too_large_for_pillow(said: str, max_pixels: int | None) -> ImageTooLargeError:
+    """In our words: its own limit is mostly far above what is accepted here."""
+    size = re.search(r"\((\d+) pixels\)", said)
+    found = f"{int(size[1]) / 1e6:.1f} megapixels" if size else "too large"
+    accepted = MOST_PIXELS if max_pixels is None else min(max_pixels, MOST_PIXELS)
+    return ImageTooLargeError(f"the image is {found}; at most {accepted / 1e6:g} are accepted")
 
 
 def as_seen(image: Image.Image) -> Image.Image:

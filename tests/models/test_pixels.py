@@ -13,6 +13,7 @@ from PIL import Image
 from models.pixels import (
     LARGE,
     SMALL_BYTES,
+    ImageTooLargeError,
     as_seen,
     is_small_jpeg,
     plain_jpeg,
@@ -30,6 +31,20 @@ def corner(image: Image.Image) -> tuple[int, ...]:
     pixel = as_seen(image).getpixel((0, 0))
     assert isinstance(pixel, tuple)
     return pixel
+
+
+@pytest.mark.parametrize("side", [6_000, 20_000])
+@pytest.mark.parametrize(("max_pixels", "told"), [(25_000_000, "25"), (30_000_000, "30")])
+def test_too_large_an_image_is_told_one_limit(side: int, max_pixels: int, told: str) -> None:
+    """Pillow has one of its own, above which it does not even open them."""
+    header = f"P6 {side} {side} 255\n".encode()
+    with pytest.raises(ImageTooLargeError, match=rf"{side**2 / 1e6} megapixels; at most {told} are accepted$"):
+        read_image(io.BytesIO(header), max_pixels)
+
+
+def test_where_no_limit_is_given_pillows_is_told() -> None:
+    with pytest.raises(ImageTooLargeError, match=r"^the image is 400\.0 megapixels; at most 178\.957 are accepted$"):
+        read_image(io.BytesIO(b"P6 20000 20000 255\n"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
