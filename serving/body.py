@@ -89,6 +89,10 @@ class InMemory(MultiPartParser):
     @_charset.setter
     def _charset(self, _: str) -> None: ...
 
+    @property
+    def has_too_many_files(self) -> bool:
+        return self._current_files > self.max_files
+
 
 @asynccontextmanager
 async def form_of(call: Call, limit: int, name: str, most: int) -> AsyncIterator[FormData]:
@@ -96,9 +100,12 @@ async def form_of(call: Call, limit: int, name: str, most: int) -> AsyncIterator
     all_in_all = limit + most * MULTIPART_MARGIN
     refuse_declared(call, all_in_all, limit)
     request = Request(call.scope, bounded(call, all_in_all, limit))
+    parser = InMemory(request.headers, request.stream(), max_files=most, max_fields=8)
     try:
-        form = await InMemory(request.headers, request.stream(), max_files=most, max_fields=8).parse()
+        form = await parser.parse()
     except (HTTPException, MultiPartException, ValueError) as error:  # ValueError: a charset with a NUL in it
+        if parser.has_too_many_files:
+            raise too_many_files(name, most) from None
         detail = error.detail if isinstance(error, HTTPException) else str(error) or type(error).__name__
         raise RequestError(
             HTTPStatus.BAD_REQUEST, "malformed_multipart", f"the multipart body is malformed: {detail}"
@@ -108,6 +115,17 @@ async def form_of(call: Call, limit: int, name: str, most: int) -> AsyncIterator
         yield form
     finally:
         await form.close()
+
+
+def too_many_files(name: str, most: int) -> RequestError:
+    several = "; /classify/batch takes several, as files `images`" if most == 1 else ""
+    return RequestError(
+        HTTPStatus.BAD_REQUEST,
+        "too_many_files",
+        f"the form has more files than are read, {most}{several}",
+        found=f"more than {most}",
+        accepted=[f"up to {most} of the name `{name}`"],
+    )
 
 
 def refuse_surplus(form: FormData, name: str) -> None:

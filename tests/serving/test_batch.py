@@ -91,7 +91,7 @@ def test_all_images_of_a_request_go_to_one_variant(exported_pair: tuple[str, str
     ("status", "error", "request_options"),
     [
         (400, "no_image_field", {"files": files(encoded(), name="image")}),
-        (400, "malformed_multipart", {"files": files(*[encoded()] * (MOST + 1))}),
+        (400, "too_many_files", {"files": files(*[encoded()] * (MOST + 1))}),
         (400, "unknown_field", {"files": files(encoded()), "data": {"top_k": "1"}}),
         (400, "unknown_parameter", {"files": files(encoded()), "params": {"k": "1"}}),
         (415, "unsupported_content_type", {"content": encoded(), "headers": {"content-type": "image/png"}}),

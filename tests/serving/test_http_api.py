@@ -125,6 +125,7 @@ WRONG: list[tuple[str, int, str, dict[str, Any]]] = [
     ("/classify", 400, "no_image_field", {"files": {"picture": encoded()}}),
     ("/classify", 400, "no_image_field", {"data": {"image": "text"}, "files": {"other": b"x"}}),
     ("/classify", 400, "unknown_field", {"files": {"image": encoded()}, "data": {"top_k": "1"}}),
+    ("/classify", 400, "too_many_files", {"files": [("image", encoded()), ("image", encoded())]}),
     ("/classify", 400, "malformed_multipart", {"content": b"nonsense without a boundary", "headers": FORM}),
     ("/classify", 400, "malformed_multipart", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}),
     *(
@@ -161,6 +162,12 @@ def test_a_wrong_request_gets_a_json_object_that_explains(
     assert body.error == error
     assert body.message
     assert str(status) in openapi["paths"]["/classify"]["post"]["responses"]
+
+
+def test_several_images_of_a_form_are_told_where_to_go(client: TestClient) -> None:
+    body = client.post("/classify", files=[("image", encoded()), ("image", encoded())]).json()
+    assert body["message"].endswith("; /classify/batch takes several, as files `images`")
+    assert (body["found"], body["accepted"]) == ("more than 1", ["up to 1 of the name `image`"])
 
 
 def test_a_form_is_read_in_no_encoding_that_a_client_names(client: TestClient) -> None:
