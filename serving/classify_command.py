@@ -51,14 +51,15 @@ def add(commands: Any) -> None:
         help="ask a running service what it sees in photographs",
         description=__doc__,
         epilog="Exit status: 0 if all were classified, 1 if some, 2 if none was. PREFLIGHT_API_KEY may hold a key.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.set_defaults(run=run)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of images")
-    command.add_argument("--url", default="http://localhost:3000", help="of the service")
+    command.add_argument("--url", default="http://localhost:3000", help="of the service (default: %(default)s)")
     command.add_argument("--variant", help="who is asked (default: whom the service chooses)")
-    command.add_argument("--top-k", type=int, default=5, help="classes of each image")
-    command.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each image")
+    command.add_argument("--top-k", type=int, default=5, help="classes of each image (default: %(default)s)")
+    command.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SECONDS", help="for each image (default: %(default)s)"
+    )
     command.add_argument("--json", action="store_true", help="an object a line")
     command.add_argument(
         "--tensors",

@@ -36,8 +36,9 @@ class RefusedError(ClientError):
     """The service answered, and why not: `status` is HTTP's, `error` its word for it, `accepted` what it takes."""
 
     def __init__(self, status: int, error: str, message: str, accepted: Sequence[str] = ()) -> None:
-        accepted_text = f"; accepted: {', '.join(accepted)}" if accepted else ""
-        super().__init__(f"{status} {error}: {message}{accepted_text}")
+        all_accepted = f"accepted: {', '.join(accepted)}"
+        told = not accepted or all_accepted in message
+        super().__init__(f"{status} {error}: {message}" + ("" if told else f"; {all_accepted}"))
         self.status, self.error, self.accepted = status, error, tuple(accepted)
 
 
@@ -58,6 +59,7 @@ class Client:
 
     def classify(self, encoded: bytes, variant: str | None = None, top_k: int = 5) -> Classification:
         """One encoded image, by `variant` or by whom the service chooses. Raises ClientError."""
+        refuse_path(encoded)
         headers = {"content-type": "application/octet-stream"}
         response = self.post("/classify", params=query(variant, top_k), content=encoded, headers=headers)
         found: Classification = read(response, lambda: with_all(response.json(), "variant", "trained", "predictions"))
@@ -67,6 +69,8 @@ class Client:
         self, images: Sequence[tuple[str, bytes]], variant: str | None = None, top_k: int = 5
     ) -> list[BatchItem]:
         """Names and encoded images -> an item for each, in their order. Raises ClientError for the whole request."""
+        for _, encoded in images:
+            refuse_path(encoded)
         files = [("images", (name, encoded, "application/octet-stream")) for name, encoded in images]
         response = self.post("/classify/batch", params=query(variant, top_k), files=files)
         found: list[BatchItem] = read(response, lambda: response.json()["results"])
@@ -118,6 +122,14 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def refuse_path(encoded: object) -> None:
+    """Raises TypeError: HTTPX would send the letters of a text as the image."""
+    if isinstance(encoded, str | os.PathLike):
+        raise TypeError(
+            f"expected the bytes of an encoded image, found {encoded!r:.100}; those of a file: Path(...).read_bytes()"
+        )
 
 
 def query(variant: str | None, top_k: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from loadtests.local_service import LocalService
-from models.pixels import read_pixels
+from models.pixels import FORMATS, read_pixels
 from models.spec import CIFAR_PREPROCESSING
 from serving import classify_command
 from serving.__main__ import main
@@ -68,6 +69,29 @@ def test_a_refusal_says_what_is_accepted(service: LocalService) -> None:
     ):
         client.classify(b"anything", "resnet99")
     assert info.value.status == 404
+
+
+def test_what_is_accepted_is_told_once(service: LocalService) -> None:
+    with Client(service.url) as client, pytest.raises(RefusedError) as info:
+        client.classify(b"no image")
+    assert str(info.value).count("accepted: ") == 1
+    assert info.value.accepted == FORMATS
+
+
+@pytest.mark.parametrize("path", ["/path/cat.png", Path("cat.png"), "x" * 10**6])
+def test_a_path_is_not_sent_as_an_image(path: Any) -> None:
+    with Client("http://127.0.0.1:1") as client:
+        for ask in (lambda: client.classify(path), lambda: client.classify_batch([("cat", path)])):
+            with pytest.raises(TypeError, match=r"found .*; those of a file: Path\(\.\.\.\)\.read_bytes\(\)$") as info:
+                ask()
+            assert len(str(info.value)) < 250
+
+
+def test_help_tells_each_default_once_and_none_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["classify", "--help"])
+    told = re.findall(r"\(default: ([^)]*)\)", " ".join(capsys.readouterr().out.split()))
+    assert told == ["http://localhost:3000", "whom the service chooses", "5", "30.0"]
 
 
 def test_nobody_there_is_told_with_the_next_command(port: int) -> None:
