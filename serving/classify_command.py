@@ -64,7 +64,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--tensors",
         action="store_true",
-        help="decode here and send pixels by the Open Inference Protocol; needs --variant",
+        help="decode here and send pixels by the Open Inference Protocol; needs --variant and, where keys are asked "
+        "for, a key that has the scope observe beside predict: how to decode is read from /variants",
     )
 
 

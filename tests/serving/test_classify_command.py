@@ -23,6 +23,7 @@ from models.spec import CIFAR_PREPROCESSING
 from serving import classify_command
 from serving.__main__ import main
 from serving.client import Client, ClientError, RefusedError, UnreachableError
+from serving.keys import Keys, Scope, new_key
 from serving.predictions import most_probable
 from tests.conftest import PAIR, ROOT
 
@@ -92,6 +93,18 @@ def test_help_tells_each_default_once_and_none_where_there_is_none(capsys: pytes
         main(["classify", "--help"])
     told = re.findall(r"\(default: ([^)]*)\)", " ".join(capsys.readouterr().out.split()))
     assert told == ["http://localhost:3000", "whom the service chooses", "5", "30.0"]
+
+
+def test_a_key_for_tensors_has_both_scopes_as_help_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["classify", "--help"])
+    assert "a key that has the scope observe beside predict" in " ".join(capsys.readouterr().out.split())
+    key, line = new_key(Scope.PREDICT, "any")
+    path = tmp_path / "keys"
+    path.write_text(f"{line}\n{line.replace(Scope.PREDICT, Scope.OBSERVE, 1)}\n")
+    keys = Keys(path)
+    for scope in Scope:
+        keys.admit(key, scope)
 
 
 def test_nobody_there_is_told_with_the_next_command(port: int) -> None:
