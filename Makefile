@@ -62,6 +62,8 @@ loadtest: $(VENV)/demo ## compare VARIANTS on a running service at PORT
 	$(BIN)/python -m loadtests compare $(VARIANTS) --host http://$(HOST):$(PORT)
 build: export ## pack the service and the models that bentofile.yaml names into a bento
 	$(BIN)/bentoml build
+	@echo "It holds what bentofile.yaml names, VARIANTS or not:"
+	@$(BIN)/python -c "import bentoml; print(*(each.tag for each in bentoml.get('preflight:latest').info.models), sep='\n')"
 # Somewhere behind a mirror, or on another distribution: BASE_IMAGE names the image to build on.
 BASE_IMAGE ?=
 IMAGE = $(BIN)/python -m deploy.image $(addprefix --base-image ,$(BASE_IMAGE)) $(IMAGE_OPTIONS)

@@ -29,6 +29,24 @@ def bentoml_command(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.fixture
+def home(exported_pair: tuple[str, str], tmp_path: Path) -> Path:
+    """Of BentoML, with the same models and no bentos."""
+    (tmp_path / "models").symlink_to(Path(bentoml.models.get(exported_pair[0]).path).parents[1])
+    return tmp_path
+
+
+def test_make_build_tells_what_was_packed(exported_pair: tuple[str, str], home: Path) -> None:
+    """VARIANTS say what is exported, bentofile.yaml what is packed."""
+    command = ["make", "--old-file", "export", "build", f"VARIANTS={PAIR[1]}", f"VENV={sys.prefix}"]
+    environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, told = done.stdout.partition("It holds what bentofile.yaml names, VARIANTS or not:\n")
+    assert {tag.partition(":")[0] for tag in told.split()} == set(PAIR)
+    assert all(bentoml.models.get(tag) for tag in told.split())
+
+
 def test_a_built_bento_serves_its_own_versions_after_newer_ones_are_registered(
     exported_pair: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
