@@ -243,14 +243,14 @@ def exact_tags(settings: Settings) -> tuple[str, ...]:
 
 def exact_tag(name: str) -> str:
     try:
-        tag = bentoml.Tag.from_str(name)
+        bentoml.Tag.from_str(name)
     except (ValueError, BentoMLException):
         raise ConfigError(
             f"{PREFIX}MODELS: {name!r} is no model; expected a variant such as {DEFAULT_VARIANTS[0]}, or "
             "VARIANT:VERSION (`bentoml models list` shows what is there)"
         ) from None
     try:
-        return str(bentoml.models.get(tag).tag)
+        return str(bentoml.models.get(name).tag)  # by its text, which may be an alias of the bento
     except BentoMLException:
         variant = name.partition(":")[0]
         raise ConfigError(
