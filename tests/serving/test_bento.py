@@ -38,7 +38,15 @@ def home(exported_pair: tuple[str, str], tmp_path: Path) -> Path:
 
 def test_make_build_tells_what_was_packed(exported_pair: tuple[str, str], home: Path) -> None:
     """VARIANTS say what is exported, bentofile.yaml what is packed."""
-    command = ["make", "--old-file", "export", "build", f"VARIANTS={PAIR[1]}", f"VENV={sys.prefix}"]
+    command = [
+        "make",
+        "--no-print-directory",
+        "--old-file",
+        "export",
+        "build",
+        f"VARIANTS={PAIR[1]}",
+        f"VENV={sys.prefix}",
+    ]
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
