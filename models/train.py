@@ -247,12 +247,13 @@ def restore(run: Run, network: ResNet, optimizer: torch.optim.SGD) -> int:
     try:
         with safe_open(run.state_path, framework="pt") as file:
             metadata = file.metadata() or {}
+            identity = flat(json.loads(metadata.get("identity", "{}")))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:
         raise CheckpointError(f"{run.state_path}: damaged ({error}); remove {run.folder} to begin again") from error
     if metadata.get("identity") != run.identity:
         raise CheckpointError(
-            f"{run.folder} holds another run:\n{difference(metadata.get('identity', '{}'), run.identity)}\n"
+            f"{run.folder} holds another run:\n{difference(identity, flat(json.loads(run.identity)))}\n"
             "continue it with its own options, or choose another --out"
         )
     network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
@@ -266,11 +267,10 @@ def restore(run: Run, network: ResNet, optimizer: torch.optim.SGD) -> int:
     return epochs_done
 
 
-def difference(found: str, expected: str) -> str:
+def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
     """A line for each value in which two identities differ."""
-    ours, theirs = flat(json.loads(expected)), flat(json.loads(found))
-    names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-    return "\n".join(f"  {name}: found {theirs.get(name)}, expected {ours.get(name)}" for name in names)
+    names = [name for name in expected | found if expected.get(name) != found.get(name)]
+    return "\n".join(f"  {name}: found {found.get(name)}, expected {expected.get(name)}" for name in names)
 
 
 def flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:

@@ -28,9 +28,9 @@ def quotas(groups: Path, mounted: Path) -> Iterator[float]:
     """
     lines = groups.read_text().splitlines() if groups.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers not in {"", "cpu", "cpu,cpuacct"}:
+        if controllers and "cpu" not in controllers.split(","):
             continue
-        root = mounted / controllers
+        root = mounted / "cpu" if controllers else mounted  # a link where it is mounted with others, in either order
         own = root / path.lstrip("/")
         for group in (own, *own.parents):
             with suppress(OSError, ValueError):  # no limit, no such controller, or a path that only the host knows

@@ -16,7 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from models.__main__ import main
 from models.recipe import Recipe
@@ -151,8 +151,11 @@ def test_another_recipe_does_not_continue_a_run(
     assert (uninterrupted / "state.safetensors").read_bytes() == before
 
 
-def test_a_damaged_state_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "state.safetensors").write_bytes(b"half a fi")
+@pytest.mark.parametrize("content", [b"half a fi", save({}, {"identity": "no object"}), save({}, {"identity": "[]"})])
+def test_a_damaged_state_is_named(
+    content: bytes, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state.safetensors").write_bytes(content)
     assert main(command(data, tmp_path)) == 2
     assert "state.safetensors: damaged" in capsys.readouterr().err
 

@@ -25,9 +25,10 @@ from serving.cores import quotas
         ("0::/../../beside\n", {"cpu.max": "200000 100000"}, [2.0]),
         (
             "4:memory:/a\n3:cpu,cpuacct:/a\n0::/a\n",  # version 1
-            {"cpu,cpuacct/a/cpu.cfs_quota_us": "25000", "cpu,cpuacct/a/cpu.cfs_period_us": "50000"},
+            {"cpu/a/cpu.cfs_quota_us": "25000", "cpu/a/cpu.cfs_period_us": "50000"},
             [0.5],
         ),
+        ("3:cpuacct,cpu:/\n", {"cpu/cpu.cfs_quota_us": "25000", "cpu/cpu.cfs_period_us": "50000"}, [0.5]),
         ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
     ],
 )
