@@ -124,6 +124,17 @@ def registered(*arguments: str) -> tuple[str, ...]:
     return tuple(export(choice, settings_of(options)) for choice in choices(options))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def each_network_is_converted_once() -> Iterator[None]:
+    """By every export in this process; commands, which are processes of their own, convert anew."""
+    from export import pipeline
+    from tests.conversions import converted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "to_onnx", converted)
+        yield
+
+
 @pytest.fixture(scope="session")
 def exported_pair() -> tuple[str, str]:
     """The exact tags of the shipped pair."""

@@ -19,11 +19,12 @@ from export.images import from_photographs
 from export.quantize import calibrate, quantize
 from export.source import open_source
 from export.to_fp16 import to_fp16
-from export.to_onnx import INPUT, ServedGraph, to_onnx
+from export.to_onnx import INPUT, ServedGraph
 from models.choice import choice_of
 from models.data import normalised
 from models.resnet import ResNet, build
 from models.spec import BlockKind, Shortcut, Stem
+from tests.conversions import converted
 from tests.export.test_fold import SMALL, in_float64, pixels_of, run, small
 
 
@@ -64,17 +65,6 @@ def small_gammas(share: float, factor: float) -> Callable[[nn.BatchNorm2d, torch
     return change
 
 
-EXPORTED: dict[bytes, onnx.ModelProto] = {}
-
-
-def exported(graph: ServedGraph) -> onnx.ModelProto:
-    """Once for tests that spoil the network alike: torch takes seconds for each."""
-    weights = b"".join(tensor.numpy().tobytes() for tensor in graph.network.state_dict().values())
-    if weights not in EXPORTED:
-        EXPORTED[weights] = to_onnx(graph)
-    return EXPORTED[weights]
-
-
 def int8_of(model: onnx.ModelProto, precision: Precision, images: np.ndarray) -> tuple[onnx.ModelProto, FoldReport]:
     """int8, folded as for `precision`."""
     graph = ir.from_proto(model)
@@ -96,7 +86,7 @@ def agreement(model: onnx.ModelProto, graph: ServedGraph, images: np.ndarray) ->
 @pytest.mark.parametrize("factor", [0.004, 0.02])
 def test_small_gammas_do_not_ruin_int8(factor: float, images: np.ndarray) -> None:
     graph = spoiled(small_gammas(0.06, factor), images)
-    model = exported(graph)
+    model = converted(graph)
     unfolded = agreement(quantize(model, calibrate(model, [images])), graph, images)
     careless, _ = int8_of(model, Precision.FP32, images)
     careful, report = int8_of(model, Precision.INT8, images)
@@ -107,14 +97,14 @@ def test_small_gammas_do_not_ruin_int8(factor: float, images: np.ndarray) -> Non
 
 def test_channels_that_int8_sees_as_constant_become_so(images: np.ndarray) -> None:
     graph = spoiled(small_gammas(0.03, 0.004), images)
-    _, report = int8_of(exported(graph), Precision.INT8, images)
+    _, report = int8_of(converted(graph), Precision.INT8, images)
     assert any("with a constant" in into for into in report.folded.values())
     assert "with a constant" in str(report)
 
 
 def test_what_would_cost_others_too_much_is_left_with_its_reason(images: np.ndarray) -> None:
     graph = spoiled(small_gammas(0.06, 0.02), images)
-    _, report = int8_of(exported(graph), Precision.INT8, images)
+    _, report = int8_of(converted(graph), Precision.INT8, images)
     assert report.left
     for reason in report.left.values():
         assert "shifted by |b / a| of up to" in reason
@@ -125,7 +115,7 @@ def test_fp16_keeps_more_than_int8_and_less_than_fp32(images: np.ndarray) -> Non
     graph = spoiled(small_gammas(0.06, 0.02), images)
     left = {}
     for precision in Precision:
-        model = ir.from_proto(exported(graph))
+        model = ir.from_proto(converted(graph))
         left[precision] = len(fold(model, precision).left)
         assert np.abs(run(model, images[:8]) - in_float64_of(graph, images[:8])).max() < 0.1
     assert left[Precision.FP32] == 0
@@ -136,7 +126,7 @@ def test_fp16_keeps_more_than_int8_and_less_than_fp32(images: np.ndarray) -> Non
 def test_small_gammas_cost_fp16_no_more_folded_than_unfolded(factor: float, images: np.ndarray) -> None:
     """Where a ReLU needs a bound, Max and Min are float16 as well."""
     graph = spoiled(small_gammas(0.06, factor), images)
-    model = exported(graph)
+    model = converted(graph)
     expected = logits(model, images)
 
     def error(lowered: onnx.ModelProto) -> float:
@@ -176,7 +166,7 @@ def test_a_gauge_alone_changes_no_answer(stem: Stem, shortcut: Shortcut) -> None
         norm.bias.data.normal_(0, 0.4, generator=generator)
         norm.running_mean.normal_(0, 0.4, generator=generator)
         norm.running_var.uniform_(0.5, 2, generator=generator)
-    graph = ir.from_proto(to_onnx(ServedGraph(network, SMALL)))
+    graph = ir.from_proto(converted(ServedGraph(network, SMALL)))
     report = fold(graph, Precision.INT8)
     assert report.gauge is not None
     assert report.gauge[0] < report.gauge[1]
@@ -190,7 +180,7 @@ def test_a_channel_whose_gammas_are_all_negative_needs_no_clip(images: np.ndarra
         if norm.num_features == 64:
             norm.weight.data[:16] *= -1  # which option A adds in this stage; earlier ones are read before as well
 
-    model = exported(spoiled(negate, images))
+    model = converted(spoiled(negate, images))
     for precision in Precision:
         graph = ir.from_proto(model)
         folded = fold(graph, precision).folded

@@ -26,11 +26,12 @@ from export.images import from_photographs
 from export.pipeline import export
 from export.quantize import FORMS, MadeFor, PrecisionError, calibrate, quantize
 from export.source import open_source
-from export.to_onnx import INPUT, to_onnx
+from export.to_onnx import INPUT
 from models.choice import choice_of
 from models.spec import spec_for
 from models.weights import zoo_path
 from tests.conftest import PAIR, SHARED_DATA
+from tests.conversions import converted
 from tests.export.test_artifact import exported
 from tests.models.test_data import write_batches
 
@@ -42,7 +43,7 @@ FP32_CORRECT = {"resnet20-postact": 9186, "resnet20-preact": 9098}
 def shipped(request: pytest.FixtureRequest) -> tuple[str, onnx.ModelProto, Ranges]:
     """A shipped network folded for int8, with the ranges that are shipped beside its weights."""
     source = open_source(choice_of(request.param), untrained=False)
-    graph = ir.from_proto(to_onnx(source.graph))
+    graph = ir.from_proto(converted(source.graph))
     fold(graph, Precision.INT8)
     model = ir.to_proto(graph)
     calibration = read_calibration(file_beside(zoo_path(request.param)), source.checkpoint_sha256, model)
@@ -113,7 +114,7 @@ def test_bounds_per_channel_become_integers_as_well(images: np.ndarray, tmp_path
     """Half the gammas of a stage's second block negative: what no gauge can turn."""
     graph = open_source(choice_of("resnet20-preact"), untrained=False).graph
     graph.network.layer3[1].bn1.weight.data[::2] *= -1
-    folded = ir.from_proto(to_onnx(graph))
+    folded = ir.from_proto(converted(graph))
     report = fold(folded, Precision.INT8)
     assert any("an upper bound" in into for into in report.folded.values())
     model = ir.to_proto(folded)
