@@ -84,7 +84,23 @@ def open_job(choice: ModelChoice, settings: ExportSettings) -> Job:
     if split is not None and source.checkpoint is not None:
         source = named_by(source, split)
     images, images_are = parity_images(split, settings.images, preprocessing)
-    return Job(source, split, settings, images, images_are, cuda, built_for, given(choice, settings))
+    job = Job(source, split, settings, images, images_are, cuda, built_for, given(choice, settings))
+    if settings.precision == AUTO:
+        refuse_unjudged(job)
+    return job
+
+
+def refuse_unjudged(job: Job) -> None:
+    """Before anything is made for `--precision auto`.
+
+    Raises:
+        SpecError: there is no labelled data to judge by.
+        UnavailableError: engines, and no GPU to time them on.
+    """
+    if job.labelled is None:
+        raise SpecError("--precision auto weighs speed against accuracy, which takes trained weights and --data FOLDER")
+    if job.settings.runtime is not Runtime.ONNXRUNTIME and isinstance(job.cuda, UnavailableError):
+        raise UnavailableError(f"--precision auto times the engines, and there is {job.cuda}; name a precision")
 
 
 def given(choice: ModelChoice, settings: ExportSettings) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from export.calibration import write_calibration
 from export.job import AUTO, ExportSettings, open_job, say
 from export.make import make
-from export.precision_choice import fastest, refuse_unjudged
 from export.to_onnx import to_onnx
 from models.choice import ModelChoice
 
@@ -19,13 +18,13 @@ def export(choice: ModelChoice, settings: ExportSettings) -> str:
     Nothing reaches the store unless all of it succeeded.
     """
     job = open_job(choice, settings)
-    if settings.precision == AUTO:
-        refuse_unjudged(job)
     say(f"{job.variant}: converting to ONNX")
     converted = to_onnx(job.source.graph)
     with tempfile.TemporaryDirectory(prefix="preflight-export-") as name:
         scratch = Path(name)
         if settings.precision == AUTO:
+            from export.precision_choice import fastest  # noqa: PLC0415  scipy's statistics take half a second
+
             made = fastest(job, converted, scratch)
         else:
             made = make(job, converted, settings.precision, scratch)

@@ -18,7 +18,6 @@ from export.rounds import interleaved, seconds_of
 from export.to_engine import EngineError
 from export.verify import ParityError, Run, open_graph
 from models.paired import median_interval
-from models.spec import SpecError
 
 CANDIDATES = {  # from the most exact; on CPUs float16 is computed in float32, with conversions
     Runtime.ONNXRUNTIME: (Precision.FP32, Precision.INT8),
@@ -27,19 +26,6 @@ CANDIDATES = {  # from the most exact; on CPUs float16 is computed in float32, w
 }
 ROUNDS = 40
 TURN_S = 0.01
-
-
-def refuse_unjudged(job: Job) -> None:
-    """Before anything is made of it.
-
-    Raises:
-        SpecError: there is no labelled data to judge by.
-        UnavailableError: engines, and no GPU to time them on.
-    """
-    if job.labelled is None:
-        raise SpecError("--precision auto weighs speed against accuracy, which takes trained weights and --data FOLDER")
-    if job.settings.runtime is not Runtime.ONNXRUNTIME and isinstance(job.cuda, UnavailableError):
-        raise UnavailableError(f"--precision auto times the engines, and there is {job.cuda}; name a precision")
 
 
 def fastest(job: Job, converted: onnx.ModelProto, scratch: Path) -> Made:
