@@ -7,12 +7,16 @@ moment is lost, and nobody was told to go elsewhere.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import signal
+import sys
 import threading
 from typing import Any
 
 from serving.opened import Opened
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 logger = logging.getLogger("bentoml.serve")
 
@@ -32,3 +36,10 @@ def drain_on_sigterm(opened: Opened, seconds: float) -> None:
         loop.call_later(seconds, leave, signal.SIGTERM, None)
 
     loop.add_signal_handler(signal.SIGTERM, begin)
+
+
+def leave_with_the_supervisor() -> None:
+    """SIGTERM, too, where the process that began this one is killed: nobody would replace a worker any more, and those
+    that are left would hold the port. Linux alone does it; elsewhere they answer until somebody ends them."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

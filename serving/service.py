@@ -25,7 +25,7 @@ from export.to_engine import EngineError
 from serving.classifier import Classifier
 from serving.config import ConfigError, Settings, exact_tags, read_settings, workers_or_default
 from serving.cores import let_inference_finish, sizing
-from serving.drain import drain_on_sigterm
+from serving.drain import drain_on_sigterm, leave_with_the_supervisor
 from serving.http_api import HttpApi
 from serving.keys import Keys, KeysError, read_keys
 from serving.logs import set_up
@@ -83,6 +83,8 @@ class Preflight:
         if any(served.runner.device == "cpu" for served in classifier.served.values()):
             let_inference_finish()
         drain_on_sigterm(opened, settings.drain_ms / 1e3)
+        if bentoml.server_context.service_type is not None:  # this is a worker of its, and nobody's own process
+            leave_with_the_supervisor()
         publish_regularly(asyncio.get_running_loop())
         # What is alive now stays alive: without this, full collections would walk all of it, and requests wait.
         gc.collect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import bentoml
 import httpx2 as httpx
 import psutil
+import pytest
 
 from loadtests.leaving import held, workers
 from loadtests.local_service import local_service
@@ -98,6 +100,18 @@ def test_a_killed_worker_harms_what_it_had_alone_and_comes_back_with_the_version
     assert users.failed.total() <= in_hand
     assert newer.partition(":")[2] not in str(before)
     assert all(each == before for each in found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process that its parent has died")
+def test_workers_leave_as_on_sigterm_where_their_supervisor_is_killed(exported_pair: tuple[str, str]) -> None:
+    """They would hold the port, and nobody would replace them."""
+    environment = {"SERVING_MODELS": exported_pair[0], "SERVING_WORKERS": "2"}
+    with local_service(environment=environment, folder=ROOT) as running:
+        until(lambda: running.begun() == 2)
+        left = workers(running.pid)
+        psutil.Process(running.pid).kill()
+        until(lambda: not any(worker.is_running() for worker in left))
+        assert running.log().count("SIGTERM: not ready any more") == 2
 
 
 def test_every_request_that_was_accepted_is_answered_when_the_service_stops(exported_pair: tuple[str, str]) -> None:
