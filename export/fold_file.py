@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
     try:
         tolerance = TOLERANCE[options.precision] if options.tolerance is None else options.tolerance
         model = read(options.model)
+        if options.folded.exists() and options.folded.samefile(options.model):
+            raise FoldError("OUT is the same file, which would be lost: nothing unfolds it; name another")
         report, content = folded(model, options.precision)
         print(report)
         print(check(options.model, content, options.inputs, tolerance))

@@ -242,3 +242,13 @@ def test_a_folder_is_no_place_to_write_to(tmp_path: Path, capsys: pytest.Capture
     assert main(["fold", str(tmp_path / "in.onnx"), str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path}: cannot be written")
+
+
+def test_the_file_itself_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph, path = Graph(), tmp_path / "in.onnx"
+    onnx.save(onnx.shape_inference.infer_shapes(graph.model(graph.unit(graph.stream()))), path)
+    before = path.read_bytes()
+    (tmp_path / "again.onnx").symlink_to(path)
+    assert main(["fold", str(path), str(tmp_path / "again.onnx")]) == 2
+    assert "OUT is the same file" in capsys.readouterr().err
+    assert path.read_bytes() == before
