@@ -66,11 +66,14 @@ def let_go(error: Exception) -> None:
     error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
-def wrong_method(found: str, accepted: str) -> RequestError:
-    return RequestError(
-        HTTPStatus.METHOD_NOT_ALLOWED, "wrong_method", f"this route answers {accepted}", found=found,
-        accepted=[accepted], headers={"allow": accepted},
-    )  # fmt: skip
+def refuse_other_methods(found: str, accepted: str) -> None:
+    """Raises RequestError. Whatever answers GET answers HEAD (RFC 9110, 9.3.2), which some probes ask with."""
+    methods = ["GET", "HEAD"] if accepted == "GET" else [accepted]
+    if found not in methods:
+        raise RequestError(
+            HTTPStatus.METHOD_NOT_ALLOWED, "wrong_method", f"this route answers {' and '.join(methods)}", found=found,
+            accepted=methods, headers={"allow": ", ".join(methods)},
+        )  # fmt: skip
 
 
 def overloaded(found: str, accepted: str) -> RequestError:

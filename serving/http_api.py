@@ -27,7 +27,7 @@ from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_lo
 from serving.call import Call, Vain, Watch, current
 from serving.config import AccessLog
 from serving.cycle import send_whole
-from serving.errors import RequestError, let_go, sendable, too_late, too_slow, wrong_method
+from serving.errors import RequestError, let_go, refuse_other_methods, sendable, too_late, too_slow
 from serving.inference_protocol import InferenceProtocol, as_protocol
 from serving.keys import Scope as KeyScope
 from serving.keys import presented_in
@@ -165,8 +165,7 @@ class HttpApi:
                 )
             method, handler, key = self.routes[path]
             self.admit(call, key)
-            if call.method != method:
-                raise wrong_method(call.method, method)
+            refuse_other_methods(call.method, method)
             return await self.in_time(handler, call)
         except RequestError as error:
             let_go(error)
@@ -221,8 +220,7 @@ class HttpApi:
         """Whether the worker lives, or is ready. Not counted; BentoML would keep 2 KB of each until a deadline."""
         try:
             self.admit(call, None)
-            if call.method not in {"GET", "HEAD"}:
-                raise wrong_method(call.method, "GET, HEAD")
+            refuse_other_methods(call.method, "GET")
             if path == READY and not self.opened.is_ready:
                 raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "no models are open, or it leaves")
             if path != READY and not self.opened.is_live:

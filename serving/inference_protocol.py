@@ -25,7 +25,7 @@ from export.artifact import TensorSpec
 from serving.body import read_tensors
 from serving.call import Call
 from serving.classifier import Served
-from serving.errors import RequestError, wrong_method
+from serving.errors import RequestError, refuse_other_methods
 from serving.metrics import metrics
 from serving.opened import Opened
 from serving.protocol_answers import (
@@ -72,8 +72,7 @@ class InferenceProtocol:
         if match is None and path not in PATHS:
             raise RequestError(HTTPStatus.NOT_FOUND, "unknown_path", f"{path} is not part of the protocol")
         posts = match is not None and match["what"] == "infer"
-        if call.method != (method := "POST" if posts else "GET"):
-            raise wrong_method(call.method, method)
+        refuse_other_methods(call.method, "POST" if posts else "GET")
         if path == ROOT:
             return answer(SERVER)
         if path == LIVE:

@@ -184,11 +184,19 @@ def test_an_unknown_variant_is_told_which_are_served(client: TestClient) -> None
     assert (body["found"], body["accepted"]) == ("resnet18", list(PAIR))
 
 
-@pytest.mark.parametrize(("method", "path", "allow"), [("GET", "/classify", "POST"), ("POST", "/variants", "GET")])
+@pytest.mark.parametrize(
+    ("method", "path", "allow"), [("GET", "/classify", "POST"), ("POST", "/variants", "GET, HEAD")]
+)
 def test_a_wrong_method_is_told_the_right_one(client: TestClient, method: str, path: str, allow: str) -> None:
     response = client.request(method, path)
     assert response.status_code == 405
     assert response.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/variants", "/metrics", "/docs.json", "/ui/", "/v2", "/v2/health/ready", "/readyz"])
+def test_whatever_answers_get_answers_head_without_a_body(client: TestClient, path: str) -> None:
+    asked, told = client.get(path), client.head(path)
+    assert (told.status_code, told.headers["content-type"]) == (200, asked.headers["content-type"])
 
 
 def test_a_full_service_answers_429_and_when_to_come_back(client: TestClient, opened: Opened) -> None:
