@@ -26,15 +26,18 @@ class Cycle(RequestResponseCycle):
         """Whether nothing has been written yet, and the client reads."""
         return not (self.response_started or self.disconnected or self.flow.write_paused)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody is there any more to be answered."""
+        self.disconnected = self.disconnected or self.transport.is_closing()
+        return self.disconnected
+
     def write_whole(self, response: Response) -> bool:
-        """Whether it is sent, or nobody is there any more; where it is not, it goes the usual way.
+        """Whether it is sent; where it is not, it goes the usual way.
 
         uvicorn's own way is two messages, and a look at every character of every header. Here all of them are this
         service's, and what it repeats of a request, its id, has been examined.
         """
-        self.disconnected = self.disconnected or self.transport.is_closing()
-        if self.disconnected:
-            return True
         if type(response) is not Response or response.background is not None or self.scope["method"] == "HEAD":
             return False
         if not self.may_write:
@@ -72,8 +75,16 @@ def has_come(receive: Receive) -> bool:
     return isinstance(cycle, Cycle) and not cycle.more_body
 
 
-async def send_whole(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """At once, where uvicorn is who sends; as any ASGI application would, elsewhere."""
+async def send_whole(response: Response, scope: Scope, receive: Receive, send: Send) -> bool:
+    """At once, where uvicorn is who sends; as any ASGI application would, elsewhere.
+
+    False where the client has gone meanwhile, as far as uvicorn knows.
+    """
     cycle = getattr(send, "__self__", None)
-    if not (isinstance(cycle, Cycle) and cycle.write_whole(response)):
-        await response(scope, receive, send)
+    if isinstance(cycle, Cycle):
+        if cycle.is_gone:
+            return False
+        if cycle.write_whole(response):
+            return True
+    await response(scope, receive, send)
+    return True

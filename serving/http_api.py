@@ -93,8 +93,8 @@ class HttpApi:
         except ClientDisconnect:
             self.note(call, path, CLIENT_CLOSED_REQUEST, begun)
             return
-        await send_whole(self.completed(response, call), scope, receive, send)
-        self.note(call, path, response.status_code, begun)
+        is_sent = await send_whole(self.completed(response, call), scope, receive, send)
+        self.note(call, path, response.status_code if is_sent else CLIENT_CLOSED_REQUEST, begun)
 
     def note(self, call: Call, path: str, status: int, begun: float) -> None:
         if path == METRICS and status == HTTPStatus.OK:

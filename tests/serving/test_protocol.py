@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -109,6 +110,25 @@ def test_a_refusal_before_the_body_has_come_leaves_the_connection_usable(service
         assert one_answer(connection)[0].startswith(b"HTTP/1.1 404 ")
         connection.sendall(BODY + post())
         assert one_answer(connection)[0].startswith(b"HTTP/1.1 200 ")
+
+
+def counted(service: LocalService, status: int) -> float:
+    """So many requests to /classify it has answered by it."""
+    line = f'preflight_requests_total{{endpoint="/classify",status="{status}"}} '
+    metrics = urllib.request.urlopen(f"{service.url}/metrics", timeout=60).read().decode()
+    return sum(float(each.removeprefix(line)) for each in metrics.splitlines() if each.startswith(line))
+
+
+def test_who_hangs_up_is_not_counted_as_answered_however_soon_the_answer_would_have_come(service: LocalService) -> None:
+    before, number = (counted(service, 200), counted(service, 499)), 5
+    for _ in range(number):
+        with connect(service) as connection:
+            connection.sendall(post(body=encoded(size=(300, 300))), socket.MSG_MORE)  # and its end with it
+    ends = time.monotonic() + 20
+    while counted(service, 200) + counted(service, 499) < sum(before) + number:
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    assert (counted(service, 200), counted(service, 499)) == (before[0], before[1] + number)
 
 
 @pytest.fixture(scope="module")
