@@ -186,7 +186,8 @@ class Classifier:
     @property
     def queue_depth(self) -> int:
         """Requests that wait for a thread or for a runner."""
-        return self.threads.waiting() + sum(served.lane.waiting() for served in self.served.values())
+        lanes = (lane for served in self.served.values() for lane in (served.lane, served.explainer.lane))
+        return self.threads.waiting() + sum(lane.waiting() for lane in lanes)
 
     def variants(self) -> Variants:
         return Variants(variants=[self.describe(served) for served in self.served.values()])

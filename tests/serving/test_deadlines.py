@@ -50,8 +50,8 @@ def opened(exported_pair: tuple[str, str]) -> Iterator[Opened]:
 class Client:
     """One request in this process; `hang_up` closes its connection."""
 
-    def __init__(self, opened: Opened, timeout_ms: str | None = None) -> None:
-        self.opened, self.gone = opened, asyncio.Event()
+    def __init__(self, opened: Opened, timeout_ms: str | None = None, path: str = "/classify") -> None:
+        self.opened, self.gone, self.path = opened, asyncio.Event(), path
         self.headers = [] if timeout_ms is None else [(HEADER, timeout_ms.encode())]
         self.sent: list[Any] = []
         self.body_read = False
@@ -59,7 +59,7 @@ class Client:
 
     async def ask(self) -> None:
         scope = {
-            "type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": self.headers
+            "type": "http", "method": "POST", "path": self.path, "query_string": b"", "headers": self.headers
         }  # fmt: skip
         await HttpApi(None, self.opened)(scope, self.receive, self.send)  # type: ignore[arg-type]
 
@@ -134,6 +134,22 @@ def test_a_deadline_takes_what_waits_off_the_queue(opened: Opened) -> None:
 
     asyncio.run(scenario())
     assert opened.in_flight == 0
+
+
+@pytest.mark.parametrize("path", ["/classify", "/explain"])
+def test_what_waits_is_counted_wherever_it_goes(opened: Opened, path: str) -> None:
+    async def scenario() -> int:
+        first = Client(opened, path=path)
+        await until_begun(opened, 1)
+        others = [Client(opened, path=path) for _ in range(3)]
+        while opened.in_flight < 1 + len(others):
+            await asyncio.sleep(0.001)
+        depth = held(opened).queue_depth
+        held(opened).let_go.release(1 + len(others))
+        assert [(await client.answer())[0] for client in (first, *others)] == [200] * 4
+        return depth
+
+    assert asyncio.run(scenario()) == 3
 
 
 def test_who_would_wait_beyond_the_deadline_is_refused_before_the_body_is_read(opened: Opened) -> None:
