@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer  # the folder has no public setting
 from prometheus_client import Metric
 from prometheus_client.mmap_dict import MmapedDict
@@ -65,17 +66,22 @@ def fill(path: Path, size: int) -> None:
 
 
 def forget_the_dead() -> None:
-    """What a killed worker had in flight is in flight no more: who takes its place says so, and keeps its counts."""
+    """For who takes a killed worker's place: its counts are added to those of others before it, its files go."""
     if (folder := shared_folder()) is None:
         return
     with locked(folder, fcntl.LOCK_EX):
-        for path in folder.glob("*_*.db"):
-            kind, _, pid = path.stem.rpartition("_")
-            if kind not in ROOM or not pid.isdecimal() or is_alive(int(pid)):
-                continue
+        for path, kind in of_the_dead(folder):
             if kind in ADDED_UP:
                 add(path, folder / f"{kind}_gone.db", ROOM[kind])
             path.unlink()
+
+
+def of_the_dead(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Files of workers that are gone, and of what kind each is."""
+    for path in folder.glob("*_*.db"):
+        kind, _, pid = path.stem.rpartition("_")
+        if kind in ROOM and pid.isdecimal() and not is_alive(int(pid)):
+            yield path, kind
 
 
 def add(path: Path, to: Path, size: int) -> None:
@@ -88,9 +94,13 @@ def add(path: Path, to: Path, size: int) -> None:
 
 
 def collected(folder: Path) -> Iterable[Metric]:
-    """Of all workers, those that are gone included. A file that is still empty is left out."""
+    """What all workers have counted, those that are gone included, and what those that live have in hand.
+
+    A file that is still empty is left out.
+    """
     with locked(folder, fcntl.LOCK_SH):
-        files = [str(path) for path in folder.glob("*.db") if path.stat().st_size]
+        over = {path for path, kind in of_the_dead(folder) if kind not in ADDED_UP}
+        files = [str(path) for path in folder.glob("*.db") if path not in over and path.stat().st_size]
         found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
         return found
 
@@ -104,10 +114,8 @@ def locked(folder: Path, how: int) -> Iterator[None]:
 
 
 def is_alive(pid: int) -> bool:
+    """A killed process may be there until its parent takes note of it, as a zombie."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,6 +89,20 @@ def test_the_room_for_what_is_counted_is_taken_at_once(folder: Path) -> None:
     files = {path.name: path.stat() for path in folder.glob("*.db")}
     assert files.keys() == {f"{kind}_{os.getpid()}.db" for kind in ROOM}
     assert all(file.st_blocks * 512 >= file.st_size >= 64 << 10 for file in files.values())
+
+
+@pytest.mark.parametrize("is_reaped", [False, True])
+def test_what_a_killed_worker_had_in_flight_is_in_flight_no_more(folder: Path, is_reaped: bool) -> None:
+    """From the moment of its death, also while it is a zombie, and where nobody takes its place."""
+    with subprocess.Popen(["sleep", "60"]) as worker:
+        write(folder / f"gauge_livesum_{os.getpid()}.db", a=1)
+        write(folder / f"gauge_livesum_{worker.pid}.db", a=5)
+        before = exposition()
+        worker.kill()
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | (0 if is_reaped else os.WNOWAIT))
+        after = exposition()
+    assert b'any_total{of="a"} 6.0' in before
+    assert b'any_total{of="a"} 1.0' in after
 
 
 def test_what_the_gone_have_counted_is_kept_in_one_file(folder: Path) -> None:
