@@ -36,7 +36,7 @@ from serving.metrics import exposition, metrics
 from serving.openapi import document
 from serving.opened import Opened
 from serving.parameters import Asked, patience, read_parameters
-from serving.routing import CLIENT_HEADER
+from serving.routing import client_of
 from serving.static_files import INDEX, read_page
 from serving.work import Moments
 
@@ -126,7 +126,7 @@ class HttpApi:
             self.admit(call, KeyScope.PREDICT)
             classifier = self.opened.ready()
             asked = read_parameters(call, classifier)
-            if asked.routed and classifier.routing.sole is None and CLIENT_HEADER not in call.headers:
+            if asked.routed and classifier.routing.sole is None and client_of(call.headers) is None:
                 return None  # the lot would be drawn twice, and fall to whoever has room in neither
             self.opened.admit(asked.served.lane, now + patience(call, settings.max_timeout_ms) / 1e3)
         except RequestError as error:

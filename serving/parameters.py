@@ -12,7 +12,7 @@ from serving.body import PARAMETERS
 from serving.call import Call
 from serving.classifier import Classifier, Served
 from serving.errors import RequestError
-from serving.routing import CLIENT_HEADER
+from serving.routing import client_of
 
 TOP_K = 5
 TIMEOUT_HEADER = b"x-request-timeout-ms"
@@ -40,7 +40,7 @@ def read_parameters(call: Call, classifier: Classifier, known: tuple[str, ...] =
             accepted=list(known),
         )
     variant = found.get("variant")
-    served = classifier.choose(variant, call.headers.get(CLIENT_HEADER))
+    served = classifier.choose(variant, client_of(call.headers))
     classes = len(served.manifest.labels)
     top_k = whole_number(found, "top_k", 1, classes)
     index = whole_number(found, "class", 0, classes - 1)

@@ -92,6 +92,11 @@ def refuse_unlike(shadow: Manifest, primary: Manifest) -> None:
             )
 
 
+def client_of(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Who asks, by its own word. An empty one is none: proxies send it for all whom they do not know."""
+    return headers.get(CLIENT_HEADER) or None
+
+
 def position(client: bytes) -> float:
     """Where a client stands between 0 and 1; no function of time, process or machine."""
     return int.from_bytes(hashlib.blake2b(client, digest_size=8).digest()) / 2**64

@@ -88,6 +88,7 @@ def test_where_a_lot_decides_it_is_drawn_once(exported_pair: tuple[str, str]) ->
         opened.in_flight = opened.settings.max_in_flight
         assert TestClient(api).post("/classify", content=encoded()).status_code == 429
         assert api.refusal(scope()) is None
+        assert api.refusal(scope(headers={"x-client-key": ""})) is None
         assert api.refusal(scope(headers={"x-client-key": "mine"})) is not None
         assert api.refusal(scope(query=f"variant={PAIR[0]}".encode())) is not None
 

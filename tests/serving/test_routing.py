@@ -112,6 +112,14 @@ def test_variants_shows_the_routing_and_answers_follow_it(exported_pair: tuple[s
     assert asked == {POST}
 
 
+def test_an_empty_client_key_is_none(exported_pair: tuple[str, str]) -> None:
+    """A proxy that makes one of a cookie has nothing for who has none, and they are not all one client."""
+    with opening(exported_pair, split=f"{POST}=1,{PRE}=1") as opened:
+        client = client_of(opened)
+        answers = [client.post("/classify", content=encoded(), headers={"X-Client-Key": ""}) for _ in range(40)]
+    assert {answer.json()["variant"] for answer in answers} == set(PAIR)
+
+
 def shadowed(result: str) -> float:
     labels = {"primary": POST, "shadow": PRE, "result": result}
     return REGISTRY.get_sample_value("preflight_shadow_total", labels) or 0.0
