@@ -235,8 +235,9 @@ class HttpApi:
             return await self.files[INDEX](call)
         return RedirectResponse("ui/")
 
-    async def metrics(self, _: Call) -> Response:
+    async def metrics(self, call: Call) -> Response:
         self.opened.publish()
+        call.received = True  # no body keeps it waiting
         return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)
 
     async def variants(self, _: Call) -> Response:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +14,14 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
+from serving.config import Settings
+from serving.http_api import HttpApi
 from serving.metrics import BUCKETS_IMAGES, BUCKETS_S, Tally, exposition, metrics
 from serving.metrics_folder import ROOM, forget_the_dead, make_room
+from serving.opened import Opened
 
 
 def histogram(registry: CollectorRegistry) -> Histogram:
@@ -64,6 +71,18 @@ def test_threads_leave_sizes_of_batches_to_be_published() -> None:
     metrics().publish(0, 0)  # what was published is not published again
     assert counts_of(metrics().batch.labels(name)) == counts_of(expected)
     assert not sizes
+
+
+def test_metrics_that_take_long_are_no_body_that_comes_slowly(folder: Path) -> None:
+    opened = Opened()
+    opened.settings = Settings(max_receive_ms=1, max_timeout_ms=60_000)
+    api = HttpApi(PlainTextResponse(""), opened)
+    with (folder / "lock").open("w") as lock, ThreadPoolExecutor() as threads:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a worker that adds up what others have left
+        answer = threads.submit(TestClient(api).get, "/metrics")
+        time.sleep(0.5)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert answer.result().status_code == 200
 
 
 GONE = 2**22 + 1  # beyond what the kernel gives to a process
