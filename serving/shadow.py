@@ -58,8 +58,8 @@ class Shadow:
         if self.thread is None:
             return
         with suppress(Empty):
-            while True:
-                self.waiting.get_nowait()
+            while copy := self.waiting.get_nowait():
+                count(copy, "dropped")
         self.waiting.put(None)
         self.thread.join(ENDS_WITHIN_S)
 

@@ -174,6 +174,7 @@ def test_a_shadow_that_fails_or_hangs_touches_no_answer(
 
 def test_copies_beyond_what_the_shadow_takes_are_dropped_and_counted() -> None:
     shadow, before = Shadow(), shadowed("dropped")
+    done = shadowed("agreed")
     held = True
 
     def wait() -> int:
@@ -181,12 +182,14 @@ def test_copies_beyond_what_the_shadow_takes_are_dropped_and_counted() -> None:
             time.sleep(0.001)
         return 0
 
-    for _ in range(MOST_WAITING + 10):
+    number = MOST_WAITING + 10
+    for _ in range(number):
         shadow.submit((POST, PRE, 0, wait))
     dropped = shadowed("dropped") - before
     held = False
     shadow.close()
     assert dropped in {9, 10}  # one may have been taken from the queue
+    assert shadowed("dropped") - before + shadowed("agreed") - done == number  # those that waited at the end too
 
 
 def test_the_pixels_of_the_primary_are_what_the_shadow_sees(
