@@ -109,11 +109,9 @@ class Classifier:
         return spread
 
     def lane(self, runner: Runner, manifest: Manifest, spread: Runner | None, alone_s: float) -> Lane:
-        on_cpu = runner.device == "cpu"
-        if self.settings.batching is Batching.OFF:
-            return Shares(runner, self.threads, spread=spread, expected_s=alone_s)
-        if self.settings.batching is Batching.AUTO and on_cpu:
-            most = worth_a_batch(alone_s, manifest.max_batch_size)
+        on_cpu, batching = runner.device == "cpu", self.settings.batching
+        if batching is Batching.OFF or (batching is Batching.AUTO and on_cpu):
+            most = 1 if batching is Batching.OFF else worth_a_batch(alone_s, manifest.max_batch_size)
             return Shares(runner, self.threads, most, manifest.variant, spread, alone_s)
         dispatchers = self.settings.threads if on_cpu else 1
         return Batches(runner, self.threads, manifest.max_batch_size, manifest.variant, dispatchers)

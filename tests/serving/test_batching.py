@@ -15,8 +15,10 @@ from starlette.testclient import TestClient
 
 from serving.batching import Batches
 from serving.classifier import Classifier
+from serving.config import Batching
 from serving.errors import RequestError
 from serving.http_api import HttpApi
+from serving.metrics import metrics
 from serving.shares import Shares
 from serving.threads import Threads
 from serving.work import Moments, Work
@@ -250,6 +252,18 @@ def test_batches_answer_what_single_requests_do(exported_pair: tuple[str, str]) 
         assert [each["index"] for each in together["predictions"]] == [each["index"] for each in alone["predictions"]]
         for found, expected in zip(together["predictions"], alone["predictions"], strict=True):
             assert found["probability"] == pytest.approx(expected["probability"], abs=2e-6)
+
+
+@pytest.mark.parametrize("batching", Batching)
+def test_what_goes_to_the_runner_is_counted_however_it_gets_there(
+    exported_pair: tuple[str, str], batching: Batching
+) -> None:
+    sizes = metrics().batches_of(PAIR[0])
+    sizes.clear()
+    with opening(exported_pair[:1], batching=batching) as opened:
+        client = TestClient(HttpApi(PlainTextResponse(""), opened))
+        assert [client.post("/classify", content=encoded()).status_code for _ in range(3)] == [200] * 3
+        assert list(sizes) == [1, 1, 1]
 
 
 def test_threads_share_out_what_a_cpu_infers_and_a_gpu_has_batches(exported_pair: tuple[str, str]) -> None:
