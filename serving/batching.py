@@ -14,13 +14,10 @@ from threading import Condition, Thread
 from typing import Any
 
 from export.buckets import bucket_for, buckets_of
-from serving.errors import too_late
 from serving.runners.base import Runner
 from serving.threads import Threads
-from serving.together import Decoded, Together
+from serving.together import SMOOTHING, Decoded, Together, refuse_late
 from serving.work import Inferred, Work, finish
-
-SMOOTHING = 0.2  # of the expected durations: the share that the newest one has
 
 
 class Batches(Together):
@@ -73,7 +70,7 @@ class Batches(Together):
             if now + self.expected(len(pixels)) > work.deadline:
                 self.queue.popleft()
                 self.doubt(len(pixels))
-                work.end(None, too_late("inference would have ended after the deadline, and was not begun"))
+                refuse_late(work)
                 continue
             grown = images + len(pixels)
             late = now + self.expected(grown) > min(soonest, work.deadline)
@@ -110,7 +107,7 @@ class Batches(Together):
         return len(self.queue)
 
     def close(self) -> None:
-        """What waits is still run; nothing may be submitted any more."""
+        """What waits for the runner is still run; nothing may be submitted any more."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()

@@ -14,15 +14,14 @@ from collections import deque
 from threading import Condition, Lock
 from typing import Any
 
-from serving.errors import overloaded, too_late
+from serving.errors import overloaded
 from serving.runners.base import Inference
 from serving.threads import Threads
-from serving.together import Decoded, Together
+from serving.together import SMOOTHING, Decoded, Together, refuse_late
 from serving.work import Work
 
 MOST = 4  # images; eight gain no more with a ResNet-20 (docs/decisions.md)
 WITHIN_S = 0.005  # that a batch may take
-SMOOTHING = 0.2  # of what an image is expected to take: the share that the newest one has
 CONFIDENT = 0.9  # of the time that a request has: what it may be expected to need
 
 
@@ -109,7 +108,7 @@ class Shares(Together):
         expected_s = self.expected_s if self.spread_now() is None else 0.0  # who is alone takes nobody's time
         while images < share and (work := self.next()) is not None:
             if time.perf_counter() + expected_s > work.deadline and work.still_wanted():
-                work.end(None, too_late("inference would have ended after the deadline, and was not begun"))
+                refuse_late(work)
                 late = expected_s > 0
                 continue
             if (pixels := work.decoded()) is None:

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.errors import too_late
 from serving.metrics import metrics
 from serving.runners.base import Inference
 from serving.work import Inferred, Work, finish
 
 logger = logging.getLogger("bentoml.serve")
+
+SMOOTHING = 0.2  # of what the next is expected to take: the share that the newest one has
 
 Decoded = tuple[Work[Any], NDArray[np.uint8]]
 
@@ -65,6 +68,10 @@ class Together:
 
     def finish(self, inferred: Sequence[Inferred]) -> None:
         finish(inferred)
+
+
+def refuse_late(work: Work[Any]) -> None:
+    work.end(None, too_late("inference would have ended after the deadline, and was not begun"))
 
 
 def split(logits: NDArray[np.float32], batch: Sequence[Decoded]) -> Iterator[Inferred]:
