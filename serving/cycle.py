@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 
@@ -20,6 +21,13 @@ class Cycle(RequestResponseCycle):
         self.flow.resume_reading()  # or nobody would notice that the client hangs up
         self.message_event.clear()
         return body
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Goes on reading behind a body, or nobody would notice that the client hangs up before somebody asks again."""
+        message = await super().receive()
+        if not self.more_body:
+            self.flow.resume_reading()
+        return message
 
     @property
     def may_write(self) -> bool:

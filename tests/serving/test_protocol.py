@@ -119,11 +119,15 @@ def counted(service: LocalService, status: int) -> float:
     return sum(float(each.removeprefix(line)) for each in metrics.splitlines() if each.startswith(line))
 
 
-def test_who_hangs_up_is_not_counted_as_answered_however_soon_the_answer_would_have_come(service: LocalService) -> None:
+@pytest.mark.parametrize("padding", [0, 1 << 20], ids=["whole", "in pieces"])
+def test_who_hangs_up_is_not_counted_as_answered_however_soon_the_answer_would_have_come(
+    service: LocalService, padding: int
+) -> None:
     before, number = (counted(service, 200), counted(service, 499)), 5
+    image = encoded("BMP", size=(300, 300)) + bytes(padding)
     for _ in range(number):
         with connect(service) as connection:
-            connection.sendall(post(body=encoded(size=(300, 300))), socket.MSG_MORE)  # and its end with it
+            connection.sendall(post(body=image), socket.MSG_MORE)  # and its end with it
     ends = time.monotonic() + 20
     while counted(service, 200) + counted(service, 499) < sum(before) + number:
         assert time.monotonic() < ends
