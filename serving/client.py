@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -48,11 +49,13 @@ class Client:
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 30.0) -> None:
         """`key` is by default what PREFLIGHT_API_KEY holds. The service drops what it cannot answer in `timeout_s`.
 
-        Raises ClientError where `url` is none.
+        Raises ClientError where `url` or `key` is none.
         """
         if not url.startswith(("http://", "https://")):
             raise ClientError(f"{url}: no URL of a service; expected such as http://localhost:3000")
         key = os.environ.get(KEY_VARIABLE) if key is None else key
+        if key and not re.fullmatch(r"[!-~]+", key):  # a line end would begin a header more
+            raise ClientError(f"the key ({KEY_VARIABLE}) holds spaces, line ends or letters beyond ASCII, as none does")
         headers = {"x-request-timeout-ms": str(max(1, round(timeout_s * 1e3)))}
         headers |= {"authorization": f"Bearer {key}"} if key else {}
         self.http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s + 1.0)

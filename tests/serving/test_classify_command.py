@@ -208,6 +208,17 @@ def test_a_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         assert client.http.headers["authorization"] == "Bearer secret"
 
 
+@pytest.mark.parametrize("key", ["se cret", "secret\n", "schl\u00fcssel"])
+def test_what_can_be_no_key_is_said_and_not_shown(
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFLIGHT_API_KEY", key)
+    assert main(["classify", __file__]) == 2
+    said = capsys.readouterr().err
+    assert "the key (PREFLIGHT_API_KEY) holds" in said
+    assert key not in said
+
+
 def test_transparent_pictures_are_seen_alike(service: LocalService) -> None:
     """Decoding here and there is one function."""
     file = io.BytesIO()
