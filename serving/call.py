@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope
 
 from serving.room import Room
 
+REQUEST_ID_HEADER = b"x-request-id"
 REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -39,7 +40,7 @@ class Call:
     request_id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        given = self.headers.get(b"x-request-id")
+        given = self.headers.get(REQUEST_ID_HEADER)
         if given is None or not REQUEST_ID.fullmatch(given):
             self.request_id = f"{PREFIX}-{next(COUNTER):x}"
         else:

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.pixels import is_small_jpeg
 from serving.answers import BatchAnswer, BatchItem, Classification
 from serving.body import PARAMETERS, read_image, read_images, refuse_empty_or_long
-from serving.call import Call, Vain, Watch, current
+from serving.call import REQUEST_ID_HEADER, Call, Vain, Watch, current
 from serving.config import AccessLog
 from serving.cycle import send_whole
 from serving.errors import RequestError, let_go, refuse_other_methods, sendable, too_late, too_slow
@@ -105,7 +105,7 @@ class HttpApi:
             log_access(call, status, time.perf_counter() - begun)
 
     def completed(self, response: Response, call: Call) -> Response:
-        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
+        response.raw_headers.append((REQUEST_ID_HEADER, call.request_id.encode()))
         if self.opened.draining:
             response.raw_headers.append((b"connection", b"close"))
         return response

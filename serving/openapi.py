@@ -17,12 +17,14 @@ from serving.openapi_parts import (
     ERRORS,
     error_responses,
     form,
+    header_parameter,
     id_parameter,
     parameter,
     response,
     timeout_parameter,
 )
 from serving.openapi_protocol import BODIES, protocol_paths
+from serving.routing import CLIENT_HEADER
 
 EXPLAIN_ERRORS = CLASSIFY_ERRORS | {
     HTTPStatus.NOT_FOUND: "the variant is not served here, or was exported without class maps"
@@ -137,7 +139,7 @@ def parameters(classifier: Classifier) -> list[dict[str, Any]]:
             {"type": "integer", "minimum": 1, "maximum": most_classes(classifier)},
             "default: 5, or all classes",
         ),
-        parameter("X-Client-Key", {"type": "string"}, "who always gets the same variant of a split", "header"),
+        header_parameter(CLIENT_HEADER, {"type": "string"}, "who always gets the same variant of a split"),
         timeout_parameter(classifier.settings.max_timeout_ms),
         id_parameter(),
     ]

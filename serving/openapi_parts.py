@@ -5,7 +5,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from serving.call import REQUEST_ID_HEADER
 from serving.errors import ErrorAnswer
+from serving.parameters import TIMEOUT_HEADER
 
 ERRORS = {
     HTTPStatus.BAD_REQUEST: "a bad deadline",
@@ -35,13 +37,17 @@ def parameter(name: str, schema: dict[str, Any], description: str, place: str = 
     return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": description}
 
 
+def header_parameter(name: bytes, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return parameter(name.decode().title(), schema, description, "header")
+
+
 def timeout_parameter(longest_ms: int) -> dict[str, Any]:
     schema = {"type": "integer", "minimum": 1, "maximum": 10**9 - 1}
-    return parameter("X-Request-Timeout-Ms", schema, f"answer 504 after this time; at most {longest_ms}", "header")
+    return header_parameter(TIMEOUT_HEADER, schema, f"answer 504 after this time; at most {longest_ms}")
 
 
 def id_parameter() -> dict[str, Any]:
-    return parameter("X-Request-Id", {"type": "string"}, "comes back with the answer, and is in the log", "header")
+    return header_parameter(REQUEST_ID_HEADER, {"type": "string"}, "comes back with the answer, and is in the log")
 
 
 def error_responses(reasons: dict[HTTPStatus, str], model: str = ErrorAnswer.__name__) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from serving.openapi_parts import (
     CLASSIFY_ERRORS,
     ERRORS,
     error_responses,
+    header_parameter,
     id_parameter,
     parameter,
     response,
@@ -105,9 +106,7 @@ def ready(name: str, summary: str, model: type, errors: dict[HTTPStatus, str] = 
 def inference(name: str, classifier: Classifier) -> dict[str, Any]:
     most = classifier.settings.max_tensor_bytes
     schema = {"$ref": f"#/components/schemas/{InferenceRequest.__name__}"}
-    length = parameter(
-        HEADER_LENGTH.decode().title(), {"type": "integer"}, "bytes of JSON, where raw tensors follow it", "header"
-    )
+    length = header_parameter(HEADER_LENGTH, {"type": "integer"}, "bytes of JSON, where raw tensors follow it")
     answered = response(
         "logits, or the best classes; raw tensors follow where they were asked for", InferenceResponse.__name__
     )
