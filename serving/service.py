@@ -66,7 +66,7 @@ class Service(bentoml.Service[Any]):  # type: ignore[misc]  # resolved lazily, a
     tracing={"excluded_urls": [".*"]},
 )
 class Preflight:
-    """Image classification by pre- and post-activation ResNets. Routes: /classify, /variants, /readyz, /docs.json."""
+    """Image classification by pre- and post-activation ResNets. `/docs.json` describes the routes."""
 
     def __init__(self) -> None:
         settings = read_settings(os.environ)
