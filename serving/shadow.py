@@ -31,12 +31,10 @@ class Shadow:
         self.thread: Thread | None = None
 
     def submit(self, copy: Copy) -> None:
-        if self.thread is None:
-            self.thread = Thread(target=self.run, name="shadow", daemon=True)
-            self.thread.start()
         try:
+            self.thread = self.thread or started(self.run)
             self.waiting.put_nowait(copy)
-        except Full:
+        except (Full, RuntimeError):  # RuntimeError: the system has no thread to give; it may for the next
             count(copy, "dropped")
 
     def run(self) -> None:
@@ -62,6 +60,12 @@ class Shadow:
                 count(copy, "dropped")
         self.waiting.put(None)
         self.thread.join(ENDS_WITHIN_S)
+
+
+def started(run: Callable[[], None]) -> Thread:
+    thread = Thread(target=run, name="shadow", daemon=True)
+    thread.start()
+    return thread
 
 
 def count(copy: Copy, result: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -190,6 +191,20 @@ def test_copies_beyond_what_the_shadow_takes_are_dropped_and_counted() -> None:
     shadow.close()
     assert dropped in {9, 10}  # one may have been taken from the queue
     assert shadowed("dropped") - before + shadowed("agreed") - done == number  # those that waited at the end too
+
+
+def test_a_shadow_that_gets_no_thread_touches_no_answer_and_tries_again() -> None:
+    shadow, before, done = Shadow(), shadowed("dropped"), shadowed("agreed")
+    usual = threading.stack_size(1 << 50)  # more than there are addresses: no thread can begin
+    try:
+        shadow.submit((POST, PRE, 0, lambda: 0))
+    finally:
+        threading.stack_size(usual)
+    shadow.close()
+    assert (shadowed("dropped"), shadowed("agreed")) == (before + 1, done)
+    shadow.submit((POST, PRE, 0, lambda: 0))
+    until("agreed", done + 1)
+    shadow.close()
 
 
 def test_the_pixels_of_the_primary_are_what_the_shadow_sees(
