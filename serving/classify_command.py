@@ -132,7 +132,7 @@ def show_all(paths: Sequence[Path], ask: Ask, *, as_json: bool) -> Iterator[Seen
     ):
         for each in progress.track(pool.map(lambda path: look(path, ask), paths), total=len(paths), description=""):
             if as_json:
-                print(json.dumps(as_dict(each)), flush=True)
+                console.out(json.dumps(as_dict(each)), highlight=False)  # which ends quietly if nobody reads on
             elif each.answer is None:
                 errors.print(f"[bold]{escape(str(each.path))}[/]: {escape(each.problem)}", soft_wrap=True)
             else:

@@ -202,6 +202,18 @@ def test_exit_status_2_where_nothing_was_classified(service: LocalService, port:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_who_has_read_enough_sees_no_traceback(service: LocalService, folder: Path, form: list[str]) -> None:
+    """As `head` closes the pipe."""
+    command = [sys.executable, "-m", "serving", "classify", str(folder), "--url", service.url, *form]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, b"Traceback" in said) == (1, False), said
+
+
 def test_a_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFLIGHT_API_KEY", "secret")
     with Client("http://127.0.0.1:1") as client:
