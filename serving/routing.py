@@ -62,7 +62,8 @@ def routing(settings: Settings, manifests: Mapping[str, Manifest]) -> Routing:
     """For what is served, by its variants, the first of which is the default.
 
     Raises:
-        ConfigError: the settings name what is not served, or a shadow that sees other images or knows other classes.
+        ConfigError: the settings name what is not served, or a shadow that sees other images, none at all, or knows
+            other classes.
     """
     served = list(manifests)
     for name, weights in (("SPLIT", settings.split), ("SHADOW", settings.shadow)):
@@ -74,8 +75,14 @@ def routing(settings: Settings, manifests: Mapping[str, Manifest]) -> Routing:
         raise ConfigError("SERVING_SPLIT: all weights are 0")
     if over := [variant for variant, percent in settings.shadow.items() if percent > 100]:
         raise ConfigError(f"SERVING_SHADOW: {', '.join(over)} above 100 %")
+    primaries = [variant for variant in served if weights.get(variant)]
     for shadow in settings.shadow:
-        for primary in (variant for variant in served if weights.get(variant)):
+        if primaries == [shadow]:
+            raise ConfigError(
+                f"SERVING_SHADOW: {shadow} answers all requests itself, and would get a copy of none; name another "
+                "variant, or give others a share by SERVING_SPLIT"
+            )
+        for primary in primaries:
             refuse_unlike(manifests[shadow], manifests[primary])
     return Routing({variant: 100 * weights.get(variant, 0.0) / total for variant in served}, settings.shadow)
 

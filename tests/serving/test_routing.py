@@ -79,6 +79,7 @@ def test_what_is_no_weight_is_refused_by_the_setting_that_has_it(environment: di
         ("split", f"{POST}=0", "all weights are 0"),
         ("shadow", "resnet18=1", "SERVING_SHADOW: resnet18 not among what is served"),
         ("shadow", f"{PRE}=101", "above 100 %"),
+        ("shadow", f"{POST}=5", f"{POST} answers all requests itself"),
     ],
 )
 def test_settings_that_do_not_fit_what_is_served_stop_the_start(
