@@ -51,11 +51,11 @@ def to_class_maps(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = found.graph
     head = producer(graph.outputs[0], "Gemm")
     features = producer(head.inputs[0], "ReduceMean").inputs[0]
-    weight, bias = head.inputs[1:]
+    weight, *bias = head.inputs[1:]  # the exporter leaves out a bias of zeros
 
     axes = new_initializer(graph, f"{CLASS_MAPS}_axes", np.array([2, 3]))
     kernel = ir.node("Unsqueeze", [weight, axes])
-    convolution = ir.node("Conv", [features, kernel.outputs[0], bias])
+    convolution = ir.node("Conv", [features, kernel.outputs[0], *bias])
     cast = ir.node("Cast", [convolution.outputs[0]], {"to": ir.DataType.FLOAT})
     for node, name in ((kernel, "kernel"), (convolution, "convolution"), (cast, "cast")):
         node.name = node.outputs[0].name = f"{CLASS_MAPS}_{name}"

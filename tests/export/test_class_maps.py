@@ -63,6 +63,18 @@ def test_lower_precisions_have_maps_of_their_own_graph(
     assert 0 < np.abs(means - logits).max() < rounding
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_head_without_bias_has_maps(precision: str, exported_pair: tuple[str, str], tmp_path: Path) -> None:
+    """The exporter leaves out a bias of zeros, which heads of other projects begin with."""
+    model = onnx.load(folder_of(exported_pair[1]) / GRAPH_FILE)
+    (head,) = (node for node in model.graph.node if node.op_type == "Gemm")
+    del head.input[2:]
+    onnx.save(model if precision == "fp32" else quantize(model, calibrate(model, [pixels(32)])), tmp_path / GRAPH_FILE)
+    add_class_maps(tmp_path)
+    logits, means = open_graph(tmp_path / GRAPH_FILE)(pixels()), open_maps(tmp_path / CLASS_MAPS_FILE)(pixels())
+    assert np.abs(means - logits).max() < (1e-4 if precision == "fp32" else 0.5)
+
+
 def test_a_graph_that_ends_in_something_else_is_refused() -> None:
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("images", "logits")]
     graph = helper.make_graph([helper.make_node("Relu", ["images"], ["logits"])], "any", tensors[:1], tensors[1:])
