@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.findings import Capacity, Probe
+from loadtests.input_file import InputFileError, read_text
 from loadtests.json_file import write_json
 from loadtests.results import ResultsError
 
@@ -26,9 +27,9 @@ def write_capacities(path: Path, capacities: Sequence[Capacity], conditions: Map
 
 
 def read_capacities(path: Path) -> list[Capacity]:
-    """Raises ResultsError, OSError."""
+    """Raises ResultsError, InputFileError."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path, "the capacity.json that a search left"))
         if content["format"] != FORMAT:
             raise ResultsError(f"{path}: format {content['format']}, expected {FORMAT}")
         return [
@@ -36,6 +37,6 @@ def read_capacities(path: Path) -> list[Capacity]:
             for found in content["capacities"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ResultsError):
+        if isinstance(error, ResultsError | InputFileError):
             raise
         raise ResultsError(f"{path}: no results of a capacity search ({error!r})") from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.findings import Interval, Outcome
+from loadtests.input_file import InputFileError, read_text
 
 
 class GatesError(ValueError):
@@ -52,9 +53,11 @@ BOUNDS = {
 
 
 def read_gates(path: Path) -> Mapping[str, float]:
-    """Bounds by gate. Raises GatesError, OSError."""
+    """Bounds by gate. Raises GatesError, InputFileError."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path, "a TOML file of bounds, such as p99_ms = 50"))
+    except InputFileError:
+        raise
     except ValueError as error:  # not TOML, or not text
         raise GatesError(f"{path}: not TOML: {error}") from error
     if not content:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from loadtests.input_file import InputFileError, read_text
 from loadtests.json_file import write_json
 from loadtests.recording import Recording
 
@@ -87,13 +88,13 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Raises ResultsError, OSError."""
+        """Raises ResultsError, InputFileError."""
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(read_text(path, "the results.json that a run or a comparison left"))
             if content["format"] != FORMAT:
                 raise ResultsError(f"{path}: format {content['format']}, expected {FORMAT}")
             return cls(content["conditions"], [Turn.from_dict(turn) for turn in content["turns"]])
         except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, ResultsError):
+            if isinstance(error, ResultsError | InputFileError):
                 raise
             raise ResultsError(f"{path}: no results of a load test ({error!r})") from error

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from loadtests.input_file import InputFileError, unread
+
 GRAINS = (16, 8, 4, 2, 1)  # pixels to one of noise
 NEAR = 0.1  # of the bytes asked for
 
@@ -52,14 +54,18 @@ def payloads(
 ) -> list[Payload]:
     """The images of a folder, or, without one, eight made-up JPEGs of `size` (width, height) and about `image_bytes`.
 
-    Raises FileNotFoundError, and ValueError where no JPEG of that size comes near to so many bytes.
+    Raises InputFileError, and ValueError where no JPEG of that size comes near to so many bytes.
     """
     if folder is None:
         return [encoded(made_up(seed, size, image_bytes), "image/jpeg") for seed in range(8)]
-    paths = sorted(path for path in folder.iterdir() if (mimetypes.guess_type(path)[0] or "").startswith("image/"))
-    if not paths:
-        raise FileNotFoundError(f"{folder}: no images in it")
-    return [encoded(path.read_bytes(), mimetypes.guess_type(path)[0] or "") for path in paths]
+    try:
+        paths = sorted(path for path in folder.iterdir() if (mimetypes.guess_type(path)[0] or "").startswith("image/"))
+        found = [encoded(path.read_bytes(), mimetypes.guess_type(path)[0] or "") for path in paths]
+    except OSError as error:
+        raise InputFileError(unread(Path(error.filename or folder), error, "expected a folder of images")) from error
+    if not found:
+        raise InputFileError(f"{folder}: no images in it")
+    return found
 
 
 def made_up(seed: int, size: tuple[int, int], image_bytes: int | None) -> bytes:

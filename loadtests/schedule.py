@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from loadtests.input_file import read_text
+
 
 class ScheduleError(ValueError):
     """The text says no schedule, or its trace cannot be read."""
@@ -80,7 +82,7 @@ def read_schedule(text: str) -> Schedule:
         return Schedule(text, kind, (Step(positive(rest)),))
     except ScheduleError:
         raise
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         expected = "poisson:RATE, constant:RATE, step:RATExSECONDS,... or trace:FILE"
         raise ScheduleError(f"schedule {text!r}: {error}; expected {expected}") from error
 
@@ -100,7 +102,7 @@ def positive(text: str) -> float:
 def read_trace(path: Path) -> tuple[float, ...]:
     """Seconds, one a line, ascending; empty lines and what follows # are left out."""
     times: list[float] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path, "seconds, one a line").splitlines(), 1):
         if not (entry := line.partition("#")[0].strip()):
             continue
         try:

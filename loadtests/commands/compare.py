@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
     paths = [Path(side) for side in options.sides]
     if all(path.suffix == ".json" for path in paths):
         return conclude(of_two_runs(*map(Results.read, paths)), gates_of(options), options)
+    if saved := [str(path) for path in paths if path.suffix == ".json"]:
+        raise ValueError(f"{saved[0]} is a file and the other side is none; expected two variants, or two saved runs")
 
     def is_enough(turns: Sequence[Turn]) -> bool:
         return enough(turns, options.primary, options.level, options.within_percent)

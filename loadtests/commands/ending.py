@@ -31,7 +31,7 @@ def add_ending_options(command: argparse.ArgumentParser, out: str) -> None:
 
 
 def gates_of(options: argparse.Namespace) -> Mapping[str, float] | None:
-    """Raises GatesError, OSError: before anything is measured."""
+    """Raises GatesError, InputFileError: before anything is measured."""
     return None if options.gates is None else read_gates(options.gates)
 
 

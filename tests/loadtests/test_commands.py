@@ -261,6 +261,25 @@ def test_a_report_of_nothing_leaves_nothing(loadtests: Loadtests, tmp_path: Path
     assert not (tmp_path / "report").exists()
 
 
+def test_a_file_that_is_not_there_is_named_with_what_was_expected(
+    loadtests: Loadtests, slower_b: LocalService, tmp_path: Path
+) -> None:
+    absent = str(tmp_path / "absent")
+    cases = {
+        "results.json that a run or a comparison left": ["report", absent],
+        "a TOML file of bounds": ["report", absent, "--gates", absent],
+        "capacity.json that a search left": ["report", absent, "--capacity", absent],
+        "a folder of images": ["run", "a", "--host", slower_b.url, "--images", absent],
+        "seconds, one a line": ["run", "a", "--host", slower_b.url, "--schedule", f"trace:{absent}"],
+    }
+    for expected, arguments in cases.items():
+        done = loadtests(*arguments)
+        assert done.returncode == 2
+        assert f"{absent}: no such file or directory, expected " in done.stderr
+        assert expected in done.stderr
+        assert "Errno" not in done.stderr
+
+
 def test_what_cannot_be_measured_is_an_error_with_the_next_command(
     loadtests: Loadtests, service: LocalService, tmp_path: Path
 ) -> None:
@@ -271,6 +290,7 @@ def test_what_cannot_be_measured_is_an_error_with_the_next_command(
         f"serves {', '.join(PAIR)}, not resnet99": ["run", "resnet99", "--host", service.url],
         "p98_ms: no such gate": ["compare", *PAIR, "--host", service.url, "--gates", bad],
         "poisson:RATE": ["run", PAIR[0], "--host", service.url, "--schedule", "poisson:often"],
+        "expected two variants, or two saved runs": ["compare", PAIR[0], "results.json", "--host", service.url],
     }
     for said, arguments in cases.items():
         done = loadtests(*arguments)

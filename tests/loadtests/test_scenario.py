@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loadtests.input_file import InputFileError
 from loadtests.scenario import payloads, read_size, tensors
 
 
@@ -44,7 +45,7 @@ def test_images_of_a_folder_are_sent_as_they_are(tmp_path: Path) -> None:
     (payload,) = payloads(tmp_path)
     assert (payload.body, payload.headers["content-type"]) == (b"not looked at", "image/png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no images in it"):
+    with pytest.raises(InputFileError, match="no images in it"):
         payloads(tmp_path / "empty")
 
 
