@@ -25,6 +25,7 @@ from loadtests.locust_results import as_text, results_of
 from loadtests.results import Target
 from loadtests.scenario import Payload, payloads, read_size, tensors
 from loadtests.schedule import read_schedule
+from loadtests.served import served
 from loadtests.shares import Share
 from loadtests.users import ClosedUser, OpenUser, Work
 
@@ -95,6 +96,13 @@ def check(environment: Environment, runner: Runner) -> None:
         read_schedule(options.schedule)
     if isinstance(runner, LocalRunner):
         asked(options)
+    if options.headless:  # on a page the host may still be changed, and shows at once what fails
+        served(target_of(environment))
+
+
+def target_of(environment: Environment) -> Target:
+    assert environment.parsed_options is not None
+    return Target(str(environment.host).rstrip("/"), environment.parsed_options.variant)
 
 
 def asked(options: argparse.Namespace) -> tuple[list[Payload], list[Payload]]:
@@ -114,9 +122,14 @@ def prepare(environment: Environment, **_: Any) -> None:
             share_out(environment, runner)
         if not isinstance(runner, MasterRunner):
             images, pixels = asked(options)
-            target = Target(str(environment.host).rstrip("/"), options.variant)
             State.work = ClosedUser.work = OpenUser.work = Work(
-                environment, target, images, pixels, options.patience, State.share, lambda: hand_on(runner)
+                environment,
+                target_of(environment),
+                images,
+                pixels,
+                options.patience,
+                State.share,
+                lambda: hand_on(runner),
             )
     except (OSError, ValueError) as error:
         refuse(environment, error)
@@ -187,7 +200,7 @@ def conclude(environment: Environment) -> None:
     if gathering is None or options is None or (count := gathering.recording.statuses.total()) == State.told:
         return
     State.told = count
-    target = Target(str(environment.host), options.variant)
+    target = target_of(environment)
     results = results_of(gathering, options, target, is_open=OpenUser in environment.user_classes)
     print(f"\n{target.variant} at {target.host}, by HdrHistogram\n{as_text(gathering.recording)}")
     for problem in filter(None, (results.turns[0].incomplete, results.turns[0].invalid)):

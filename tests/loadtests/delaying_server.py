@@ -4,7 +4,7 @@
 
 POST /classify?variant=V with `x-delay-ms` (10 where it is missing) answers after so long, `timings_ms` says so; with
 `x-status` it answers that. An image's delay is 20 to 80 ms by its number of bytes. `x-stall-s` keeps all answers, also
-those of others, back for so long. POST /die ends the process at once, /silence answers never.
+those of others, back for so long. GET /variants names one. POST /die ends the process at once, /silence answers never.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class Answering(asyncio.Protocol):
 
     def answer(self, headers: dict[str, str], delay_ms: float) -> None:
         variant = self.url.partition("variant=")[2]
+        if self.url == "/variants":
+            self.write(200, {"variants": [{"variant": "resnet20-preact"}]}, "")
+            return
         said = {
             "variant": variant,
             "model_name": self.url.split("/")[-2],
@@ -59,11 +62,14 @@ class Answering(asyncio.Protocol):
         }
         status = int(headers.get("x-status", 200))
         refused = {"error": "overloaded", "message": f"the request had {headers.get('content-length')} bytes"}
-        body = json.dumps(said if status == 200 else refused)
         close = "connection: close\r\n" if "x-close" in headers else ""
-        self.transport.write(f"HTTP/1.1 {status} X\r\n{close}content-length: {len(body)}\r\n\r\n{body}".encode())
+        self.write(status, said if status == 200 else refused, close)
         if close:
             self.transport.close()
+
+    def write(self, status: int, content: object, close: str) -> None:
+        body = json.dumps(content)
+        self.transport.write(f"HTTP/1.1 {status} X\r\n{close}content-length: {len(body)}\r\n\r\n{body}".encode())
 
 
 async def main() -> None:

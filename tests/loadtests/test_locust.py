@@ -134,15 +134,18 @@ def test_tags_choose_tensors(done: dict[str, Done]) -> None:
     assert recording.sent_bytes > 224 * 224 * 3 * recording.answered
 
 
-def test_options_that_make_no_sense_are_said_so(tmp_path: Path) -> None:
+def test_options_that_make_no_sense_are_said_so(delaying_server: LocalService, tmp_path: Path) -> None:
+    nobody, somebody = "http://127.0.0.1:9", delaying_server.url
     cases = [
-        (["--schedule", "poisson:-1"], "expected poisson:RATE"),
-        (["--tags", "open"], "expected poisson:RATE"),
-        (["--image-size", "32"], "expected WIDTHxHEIGHT"),
-        (["--images", "nowhere"], "nowhere"),
+        (nobody, ["--schedule", "poisson:-1"], "expected poisson:RATE"),
+        (nobody, ["--tags", "open"], "expected poisson:RATE"),
+        (nobody, ["--image-size", "32"], "expected WIDTHxHEIGHT"),
+        (nobody, ["--images", "nowhere"], "nowhere: no such file or directory, expected a folder of images"),
+        (nobody, ["--run-time", "1"], "start the service: make serve"),
+        (somebody, ["--run-time", "1", "--variant", "nope"], "serves resnet20-preact, not nope"),
     ]
-    runs = [locust("http://127.0.0.1:9", tmp_path / "none", *options) for options, _ in cases]
-    for run, (_, said) in zip(runs, cases, strict=True):
+    runs = [locust(host, tmp_path / "none", *options) for host, options, _ in cases]
+    for run, (_, _, said) in zip(runs, cases, strict=True):
         printed, _ = run.communicate(timeout=60)
         assert run.returncode == 2, printed
         assert said in printed
