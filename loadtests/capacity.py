@@ -7,8 +7,9 @@ tried again, for longer, and that counts. Where it contradicts the first, the se
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
-from math import sqrt
 from typing import Protocol
 
 from loadtests.findings import Capacity, Probe
@@ -41,17 +42,21 @@ def search(
     precision: float = 0.05,
     seconds: float = 10.0,
     fewest_requests: int = FEWEST_REQUESTS,
+    max_seconds: float = math.inf,
     on_probe: Callable[[Probe], None] | None = None,
 ) -> Capacity:
     """The highest rate that held and the lowest that did not are within `precision` of each other.
 
     A probe takes `seconds`, or as long as `fewest_requests` take, for its p99 to be told. `first_rate` is better
     low than high: a service takes time to recover from too much. `on_probe` gets each probe as it ends. The search ends
-    with the first probe that is incomplete. Raises Interrupted.
+    with the first probe that is incomplete, and begins none but the first after `max_seconds`. Raises Interrupted.
     """
-    bracket, probes = Bracket(), list[Probe]()
+    bracket, probes, until = Bracket(), list[Probe](), time.monotonic() + max_seconds
     try:
         while (rate := bracket.next_rate(first_rate, precision)) is not None:
+            if probes and time.monotonic() >= until:
+                reason = f"the time was up after {counted(probes)}, before the answer was known"
+                return bracket.capacity(variant, slo_p99_ms, probes, reason)
             longer = LONGER if rate in bracket else 1
             found = probe(rate, longer * max(seconds, fewest_requests / rate))
             probes.append(found)
@@ -61,7 +66,7 @@ def search(
                 return bracket.capacity(variant, slo_p99_ms, probes, found.incomplete)
             bracket.learn(rate, found)
     except KeyboardInterrupt as error:
-        reason = f"interrupted after {len(probes)} probes"
+        reason = f"interrupted after {counted(probes)}"
         raise Interrupted(bracket.capacity(variant, slo_p99_ms, probes, reason)) from error
     return bracket.capacity(variant, slo_p99_ms, probes)
 
@@ -102,13 +107,17 @@ class Bracket:
         if above is None:
             return held * 2
         if above / held > 1 + precision:
-            return sqrt(held * above)
+            return math.sqrt(held * above)
         return next((rate for rate in (held, above) if rate not in self.settled), None)
 
     def capacity(self, variant: str, slo_p99_ms: float, probes: Sequence[Probe], incomplete: str = "") -> Capacity:
         above = self.above
         limited_by = "generator" if above is not None and self.failing[above].invalid else "service"
         return Capacity(variant, slo_p99_ms, self.held, above, probes, limited_by, incomplete)
+
+
+def counted(probes: Sequence[Probe]) -> str:
+    return f"{len(probes)} probe{'s' * (len(probes) != 1)}"
 
 
 def curve(probes: Sequence[Probe]) -> Sequence[Probe]:

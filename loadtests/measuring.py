@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loadtests.command_line import progress_bar
 from loadtests.load import late
+from loadtests.metrics import FEWEST_ROUNDS
 from loadtests.recording import merged
 from loadtests.results import Turn
 from loadtests.rounds import Plan, run_round
@@ -58,6 +59,16 @@ class Limits:
     fewest: int
     most: int
     seconds: float
+
+    def shortfall(self, round_s: float) -> str:
+        """Why no interval can come of rounds that take `round_s` or more; empty where one can."""
+        possible = min(float(self.most), self.seconds // round_s + 1)  # the first begins at once
+        if possible >= FEWEST_ROUNDS:
+            return ""
+        more = [f"--rounds {FEWEST_ROUNDS}"] * (self.most < FEWEST_ROUNDS)
+        more += [f"--max-seconds {math.ceil(FEWEST_ROUNDS * round_s)}"] * (self.seconds < (FEWEST_ROUNDS - 1) * round_s)
+        fit = f"{possible:.0f} of the {FEWEST_ROUNDS} rounds that an interval needs can be run"
+        return f"{fit}; it takes {' and '.join(more)}"
 
 
 def measure(

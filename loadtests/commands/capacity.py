@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from loadtests.capacity import Interrupted, search
 from loadtests.capacity_file import write_capacities
 from loadtests.command_line import positive, share
-from loadtests.commands.ending import INCOMPLETE, INTERRUPTED, MEASURED
+from loadtests.commands.ending import INCOMPLETE, INTERRUPTED, MEASURED, NOT_KNOWN
 from loadtests.commands.load_options import add_payload_options, add_target_options, payloads_of, sent
 from loadtests.conditions import conditions, finished
 from loadtests.default_load import default_schedule
@@ -44,6 +45,9 @@ def add(commands: Any) -> None:
     group.add_argument("--first-rate", type=positive(float), help="default: half of what 4 users get")
     group.add_argument("--within-percent", type=positive(float), default=5.0, help="of the rate, when it is known")
     group.add_argument("--probe-seconds", type=positive(float), default=10.0, help="of each rate, at least")
+    group.add_argument(
+        "--max-seconds", type=positive(float), default=math.inf, help="of each search, after which no probe begins"
+    )
     command.add_argument("--out", type=Path, default=Path("build/capacity"), help="folder of results and report")
 
 
@@ -69,21 +73,24 @@ def run(options: argparse.Namespace) -> int:
         try:
             found = search(
                 probe, options.slo_p99_ms, variant=target.variant, first_rate=first_rate,
-                precision=options.within_percent / 100, seconds=options.probe_seconds, on_probe=tell,
+                precision=options.within_percent / 100, seconds=options.probe_seconds,
+                max_seconds=options.max_seconds, on_probe=tell,
             )  # fmt: skip
         except Interrupted as error:
             found, early = error.capacity, INTERRUPTED
         capacities.append(found)
         write_capacities(options.out / CAPACITY_FILE, capacities, finished(known, found.incomplete))
-        early = early or (INCOMPLETE if found.incomplete else MEASURED)
+        if found.probes and found.probes[-1].incomplete:
+            early = INCOMPLETE
         if early:
             break
-    page = write_capacity(options.out, capacities, finished(known, capacities[-1].incomplete))
+    reasons = [f"{each.variant}: {each.incomplete}" for each in capacities if each.incomplete]
+    page = write_capacity(options.out, capacities, finished(known, "; ".join(reasons)))
     print(capacity_text(capacities))
     print(f"report: {page}")
-    if capacities[-1].incomplete:
-        print(capacities[-1].incomplete, file=sys.stderr)
-    return early
+    for reason in reasons:
+        print(reason, file=sys.stderr)
+    return early or (NOT_KNOWN if reasons else MEASURED)
 
 
 def tell(probe: Probe) -> None:

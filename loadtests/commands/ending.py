@@ -19,7 +19,7 @@ from loadtests.results import Results
 from loadtests.verdict import exit_code, judge
 
 RESULTS_FILE = "results.json"
-MEASURED, INCOMPLETE, INTERRUPTED = 0, 4, 130  # exit statuses; those of verdicts are in verdict.py
+MEASURED, NOT_KNOWN, INCOMPLETE, INTERRUPTED = 0, 3, 4, 130  # exit statuses; those of verdicts are in verdict.py
 
 
 def add_ending_options(command: argparse.ArgumentParser, out: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from loadtests.commands.ending import RESULTS_FILE, conclude, gates_of, status
@@ -23,9 +24,16 @@ def carry_out(
     gates = gates_of(options)
     entries = {side: served(target) for side, target in targets.items()}
     images = payloads_of(options, entries)
+    if Side.B in targets and (shortfall := limits.shortfall(round_s(options))):
+        print(f"no difference will be shown: {shortfall}", file=sys.stderr)
     plan = plan_of(options, targets, images)
     known = conditions_of(options, plan, entries, images, limits.most)
     measured = measure(plan, images, limits, options.out, enough)
     results = Results(finished(known, measured.reason) | {"ended": measured.ended}, measured.turns)
     results.write(options.out / RESULTS_FILE)
     return status(measured, conclude(results, gates, options))
+
+
+def round_s(options: argparse.Namespace) -> float:
+    """The least that a round of a comparison takes."""
+    return 2 * len(Side) * float(options.turn_seconds + options.warm_up_seconds)

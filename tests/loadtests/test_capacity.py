@@ -137,6 +137,12 @@ def test_what_is_known_outlives_the_service_and_ctrl_c() -> None:
     assert caught.value.capacity.incomplete == "interrupted after 2 probes"
 
 
+def test_a_search_whose_time_is_up_begins_no_probe_and_tells_what_it_knows() -> None:
+    capacity = search(served_at_most(321.0), SLO_MS, variant="a", first_rate=100.0, max_seconds=1e-9)
+    assert (capacity.rate_rps, capacity.above_rps, len(capacity.probes)) == (100.0, None, 1)
+    assert capacity.incomplete == "the time was up after 1 probe, before the answer was known"
+
+
 def queue(load: float, seconds: float, seed: int, service_s: float = 0.005) -> list[Outcome]:
     """Of one server, M/G/1, by Lindley's recursion; its service times are log-normal with a mean of `service_s`."""
     generator = np.random.default_rng(seed)

@@ -73,6 +73,7 @@ def test_a_slower_variant_is_found_and_not_shipped(
     )
     assert done.returncode == 1, done.stderr
     assert "do not ship" in done.stdout.lower()
+    assert "no difference will be shown" not in done.stderr
     found = Results.read(tmp_path / "results.json")
     assert len(found.turns) == 40 == len((tmp_path / "turns.jsonl").read_text().splitlines())
     assert [turn.side for turn in found.turns[:8]] == [Side(side) for side in "abbabaab"]
@@ -115,6 +116,25 @@ def test_why_rounds_are_too_few_is_said_once_and_how_long_enough_take(
     assert done.stdout.count("at least 10 are needed") == 1
     assert "10 rounds like these take at least 7 s." in done.stdout  # of 4 turns of 0.12 s, and 0.05 s of warm-up
     assert (tmp_path / "report.md").read_text().count("at least 10 are needed") == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (["--rounds", "1"], "1 of the 10 rounds that an interval needs can be run; it takes --rounds 10"),
+        (
+            ["--rounds", "1", "--max-seconds", "2"],
+            "1 of the 10 rounds that an interval needs can be run; it takes --rounds 10 and --max-seconds 7",
+        ),
+        (["--max-seconds", "0.1"], "1 of the 10 rounds that an interval needs can be run; it takes --max-seconds 7"),
+    ],
+)
+def test_rounds_that_cannot_suffice_are_said_before_they_begin(
+    loadtests: Loadtests, slower_b: LocalService, tmp_path: Path, limits: list[str], said: str
+) -> None:
+    done = loadtests("compare", "a", "b", "--host", slower_b.url, *SHORT, *limits, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"no difference will be shown: {said}\n")
 
 
 def test_a_late_generator_decides_nothing(loadtests: Loadtests, slower_b: LocalService, tmp_path: Path) -> None:
@@ -228,6 +248,20 @@ def test_a_capacity_is_searched_drawn_and_joined_to_a_report(
     assert found["rate_rps"] is None
     assert not any(probe["holds"] for probe in found["probes"])
     assert "objective 1 ms" in done.stderr
+
+
+def test_a_search_whose_time_is_up_goes_on_to_the_next_variant_and_knows_no_capacity(
+    loadtests: Loadtests, slower_b: LocalService, tmp_path: Path
+) -> None:
+    arguments = ["--slo-p99-ms", "9000", "--first-rate", "2000", "--probe-seconds", "0.2", "--max-lag-ms", "10000"]
+    done = loadtests(
+        "capacity", "a", "b", "--host", slower_b.url, *arguments, "--max-seconds", "0.01", "--out", str(tmp_path)
+    )
+    assert done.returncode == 3, done.stderr
+    found = json.loads((tmp_path / "capacity.json").read_text())
+    assert [(each["variant"], len(each["probes"])) for each in found["capacities"]] == [("a", 1), ("b", 1)]
+    assert done.stderr.count("the time was up after 1 probe") == 2
+    assert "the time was up after 1 probe" in (tmp_path / "capacity.md").read_text()
 
 
 def test_the_real_service_is_compared_by_a_load_that_was_found(
