@@ -22,6 +22,7 @@ from loadtests.metrics import (
     failed,
     fewest_answered,
     too_few,
+    too_many_failed,
     value,
 )
 from loadtests.results import Side, Turn
@@ -89,7 +90,7 @@ def lacking(metric: str, rounds: Rounds) -> str:
     for side, found in zip(Side, (rounds.a, rounds.b), strict=True):
         fewest = min(found, key=answered)
         if answered(fewest) < fewest_answered(metric):
-            return (
+            return failing(metric, side, found) or (
                 f"side {side} answered {answered(fewest):,} requests in round {fewest[0].round}, "
                 f"{metric} needs at least {fewest_answered(metric):,}; make turns longer or the rate higher"
             )
@@ -104,10 +105,17 @@ def unsound(metric: str, rounds: Rounds) -> str:
     if invalid := [turn.invalid for turn in turns if turn.invalid]:
         return f"{len(invalid)} of {len(turns)} turns had not the load that was planned: {invalid[0]}"
     for side, found in zip(Side, (rounds.a, rounds.b), strict=True):
-        if metric != "failure_rate" and (failing := overall("failure_rate", found) or 0.0) > MOST_FAILED:
-            count = failed(list(chain.from_iterable(found)))
-            return f"{count:,} requests of side {side} failed, {failing:.1%}; at most {MOST_FAILED:.0%} may"
+        if why := failing(metric, side, found):
+            return why
     return ""
+
+
+def failing(metric: str, side: Side, rounds: Sequence[Round]) -> str:
+    """How many requests failed, where the answered ones do not stand for them; otherwise empty."""
+    turns = list(chain.from_iterable(rounds))
+    if metric == "failure_rate" or not (why := too_many_failed(turns)):
+        return ""
+    return f"{failed(turns):,} requests of side {side} {why}; at most {MOST_FAILED:.0%} may"
 
 
 def change(metric: str, rounds: Rounds, level: float) -> Interval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +47,15 @@ def answered(turns: Sequence[Turn]) -> int:
 
 def failed(turns: Sequence[Turn]) -> int:
     return sum(turn.recording.failed for turn in turns)
+
+
+def too_many_failed(turns: Sequence[Turn]) -> str:
+    """How many of the requests failed, and what most of them by; empty where few did."""
+    share_failed = value("failure_rate", turns)
+    if share_failed is None or share_failed <= MOST_FAILED:
+        return ""
+    ((reason, times),) = sum((turn.recording.failures for turn in turns), Counter[str]()).most_common(1)
+    return f"failed, {share_failed:.1%}, {times:,} of them by {reason}"
 
 
 def fewest_answered(metric: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtests.differences import HIGHER, LOWER, NONE_SHOWN
 from loadtests.findings import Capacity, Comparison, Decision, Difference, Verdict
-from loadtests.metrics import FEWEST_ROUNDS
+from loadtests.metrics import FEWEST_ROUNDS, answered, failed, too_many_failed
 from loadtests.page.capacity_content import section as capacity_section
 from loadtests.page.conditions_content import section as conditions_section
 from loadtests.page.content import Banner, Page, Section, Table, Tone
@@ -20,7 +20,7 @@ from loadtests.page.figures import (
     rounds_picture,
 )
 from loadtests.page.numbers import bound, change, interval, label, quantity
-from loadtests.page.reading import names, sides
+from loadtests.page.reading import names, sides, turns_of
 from loadtests.page.requests_content import generator, requests, stages
 from loadtests.page.served_content import sections as served_sections
 from loadtests.page.svg import Picture
@@ -115,7 +115,7 @@ def seconds_needed(results: Results, comparison: Comparison) -> str:
 
 
 def alarms(results: Results) -> list[str]:
-    """Turns that were not sound, those of one side and reason together."""
+    """Turns that were not sound, those of one side and reason together, and what too many requests failed by."""
     known = names(results)
     found: dict[tuple[Side, str, str], list[int]] = {}
     for turn in results.turns:
@@ -128,6 +128,10 @@ def alarms(results: Results) -> list[str]:
         f"({spans(rounds)}): {reason}"
         for (side, kind, reason), rounds in found.items()
     ]
+    for side, name in known.items():
+        turns = turns_of(results, side)
+        if why := too_many_failed(turns):
+            said.append(f"{failed(turns):,} of {failed(turns) + answered(turns):,} requests to {name} {why}")
     return said if results.turns else ["Nothing was measured: there is no turn."]
 
 

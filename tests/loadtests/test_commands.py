@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +136,17 @@ def test_rounds_that_cannot_suffice_are_said_before_they_begin(
     done = loadtests("compare", "a", "b", "--host", slower_b.url, *SHORT, *limits, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"no difference will be shown: {said}\n")
+
+
+def test_what_most_requests_failed_by_is_said_where_they_did(
+    loadtests: Loadtests, slower_b: LocalService, tmp_path: Path
+) -> None:
+    """By tensors, which a server of known delays does not take."""
+    arguments = ["--tensors", *SHORT, "--turns", "1", "--out", str(tmp_path)]
+    done = loadtests("run", "a", "--host", slower_b.url, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"! (\d+) of \1 requests to a failed, 100.0%, \1 of them by 404", done.stdout), done.stdout
+    assert "requests to a failed, 100.0%" in (tmp_path / "report.md").read_text()
 
 
 def test_a_late_generator_decides_nothing(loadtests: Loadtests, slower_b: LocalService, tmp_path: Path) -> None:

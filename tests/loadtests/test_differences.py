@@ -122,7 +122,7 @@ def test_latencies_of_a_side_that_fails_are_not_judged_but_its_failures_are() ->
         for place, side in enumerate((Side.A, Side.B, Side.B, Side.A))
     ]
     comparison = compare(turns)
-    assert primary(comparison).says == "40 requests of side b failed, 3.9%; at most 1% may"
+    assert primary(comparison).says == "40 requests of side b failed, 3.9%, 40 of them by 503; at most 1% may"
     assert primary(comparison).change is not None
     assert primary(comparison, "failure_rate").says == HIGHER
 
@@ -135,7 +135,8 @@ def test_a_side_that_answers_nothing_leaves_only_its_failures_to_compare() -> No
     ]
     comparison = compare(turns)
     assert primary(comparison).b is None
-    assert "side b answered 0 requests" in primary(comparison, "throughput_rps").says
+    told = "100 requests of side b failed, 100.0%, 100 of them by 503; at most 1% may"
+    assert primary(comparison, "throughput_rps").says == told
     assert primary(comparison, "failure_rate").says == HIGHER
 
 
