@@ -23,6 +23,7 @@ FORM = "multipart/form-data"
 
 async def read_image(call: Call, limit: int) -> bytes:
     """The encoded image: the raw body, or the file `image` of a multipart form; at most `limit` bytes of it."""
+    refuse_compressed(call)
     content_type = content_type_of(call)
     if content_type == FORM:
         encoded = await image_of_form(call, limit)
@@ -42,6 +43,7 @@ async def read_image(call: Call, limit: int) -> bytes:
 
 async def read_images(call: Call, most: int, limit: int) -> list[tuple[str, bytes]]:
     """Names and content of the files `images` of a multipart form: 1 to `most`, of `limit` bytes in all."""
+    refuse_compressed(call)
     content_type = content_type_of(call)
     if content_type != FORM:
         raise RequestError(
@@ -58,15 +60,7 @@ async def read_images(call: Call, most: int, limit: int) -> list[tuple[str, byte
 
 async def read_tensors(call: Call, limit: int) -> bytes:
     """The raw body of an inference request, uncompressed; at most `limit` bytes of it."""
-    coding = call.headers.get(b"content-encoding", b"identity")
-    if coding != b"identity":
-        raise RequestError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_content_encoding",
-            "compressed bodies are not read",
-            found=coding.decode("latin-1"),
-            accepted=["identity"],
-        )
+    refuse_compressed(call)
     return await read_raw(call, limit)
 
 
@@ -186,6 +180,19 @@ def bounded(call: Call, most: int, limit: int) -> Receive:
         return message
 
     return receive
+
+
+def refuse_compressed(call: Call) -> None:
+    """Raises RequestError for a body that its head says is not as it is."""
+    coding = call.headers.get(b"content-encoding", b"identity")
+    if coding != b"identity":
+        raise RequestError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_content_encoding",
+            "compressed bodies are not read",
+            found=coding.decode("latin-1")[:80],
+            accepted=["identity"],
+        )
 
 
 def refuse_declared(call: Call, most: int, limit: int) -> None:

@@ -24,7 +24,7 @@ CLASSIFY_ERRORS = ERRORS | {
     HTTPStatus.NOT_FOUND: "the variant is not served here",
     HTTPStatus.REQUEST_TIMEOUT: "the body came too slowly",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or too many pixels",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted, or the body is compressed",
     HTTPStatus.TOO_MANY_REQUESTS: "overloaded; retry after the seconds in Retry-After",
 }
 

@@ -149,6 +149,14 @@ WRONG: list[tuple[str, int, str, dict[str, Any]]] = [
     ("/classify", 413, "too_many_bytes", {"files": {"image": bytes(MAX_BYTES + 100_000)}}),
     ("/classify", 413, "too_many_pixels", {"content": one_bit_png(1001, 1000), "headers": PNG}),
     ("/classify", 415, "unsupported_content_type", {"content": b"{}", "headers": {"content-type": "application/json"}}),
+    *(
+        (path, 415, "unsupported_content_encoding", {**sent, "headers": {"content-encoding": "gzip"}})
+        for path, sent in (
+            ("/classify", {"content": encoded()}),
+            ("/explain", {"content": encoded()}),
+            ("/classify/batch", {"files": {"images": encoded()}}),
+        )
+    ),
 ]
 
 
@@ -161,7 +169,7 @@ def test_a_wrong_request_gets_a_json_object_that_explains(
     body = ErrorAnswer.model_validate_json(response.text)
     assert body.error == error
     assert body.message
-    assert str(status) in openapi["paths"]["/classify"]["post"]["responses"]
+    assert str(status) in openapi["paths"][path.partition("?")[0]]["post"]["responses"]
 
 
 def test_several_images_of_a_form_are_told_where_to_go(client: TestClient) -> None:
