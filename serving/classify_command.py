@@ -56,9 +56,9 @@ def add(commands: Any) -> None:
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of images")
     command.add_argument("--url", default="http://localhost:3000", help="of the service (default: %(default)s)")
     command.add_argument("--variant", help="who is asked (default: whom the service chooses)")
-    command.add_argument("--top-k", type=int, default=5, help="classes of each image (default: %(default)s)")
+    command.add_argument("--top-k", type=positive(int), default=5, help="classes of each image (default: %(default)s)")
     command.add_argument(
-        "--timeout", type=float, default=30.0, metavar="SECONDS", help="for each image (default: %(default)s)"
+        "--timeout", type=positive(float), default=30.0, metavar="SECONDS", help="for each image (default: %(default)s)"
     )
     command.add_argument("--json", action="store_true", help="an object a line")
     command.add_argument(
@@ -67,6 +67,19 @@ def add(commands: Any) -> None:
         help="decode here and send pixels by the Open Inference Protocol; needs --variant and, where keys are asked "
         "for, a key that has the scope observe beside predict: how to decode is read from /variants",
     )
+
+
+def positive(kind: type[int] | type[float]) -> Any:
+    """How argparse reads a finite number above 0."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"  # argparse's word for it
+    return parse
 
 
 def run(options: argparse.Namespace) -> int:

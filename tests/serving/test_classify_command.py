@@ -95,6 +95,16 @@ def test_help_tells_each_default_once_and_none_where_there_is_none(capsys: pytes
     assert told == ["http://localhost:3000", "whom the service chooses", "5", "30.0"]
 
 
+@pytest.mark.parametrize(("option", "value"), [("--timeout", "nan"), ("--timeout", "inf"), ("--top-k", "0")])
+def test_numbers_that_make_no_sense_are_refused_as_they_are_read(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["classify", "any.png", option, value])
+    assert ended.value.code == 2
+    assert f"argument {option}: found {value}, expected a number above 0" in capsys.readouterr().err
+
+
 def test_a_key_for_tensors_has_both_scopes_as_help_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["classify", "--help"])
