@@ -18,8 +18,9 @@ request is meant to cause one. A 504 is a deadline that passed, wherever the req
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 def sendable(text: str) -> str:
@@ -30,10 +31,10 @@ def sendable(text: str) -> str:
 class ErrorAnswer(BaseModel):
     """The body of our every 4xx and 5xx: what was wrong, what was found, and what is accepted."""
 
-    error: str
-    message: str
-    found: str
-    accepted: list[str]
+    error: Annotated[str, Field(description="its name, for programs; docs/troubleshooting.md has them all")]
+    message: Annotated[str, Field(description="for people")]
+    found: Annotated[str, Field(description="of what was sent; empty where that would tell nothing")]
+    accepted: Annotated[list[str], Field(description="in its place; empty where nothing would be")]
 
 
 class RequestError(Exception):

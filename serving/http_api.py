@@ -244,7 +244,7 @@ class HttpApi:
         return as_json(self.opened.ready().variants().model_dump_json())
 
     async def openapi(self, _: Call) -> Response:
-        return as_json(document(self.opened.ready()))
+        return as_json(document(self.opened.ready(), self.opened.keys is not None))
 
     async def classify(self, call: Call) -> Response:
         asked, settings = read_parameters(call, self.opened.ready()), self.opened.settings

@@ -11,7 +11,9 @@ Node = Mapping[str, Any]
 INTRODUCTION = """# HTTP API
 
 What `/docs.json` says of the shipped pair with default settings; `python -m serving reference` prints it of any
-running service. Keys, where a service asks for them, come as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+running service. Keys, where a service asks for them, come as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Every
+answer of these routes has an `X-Request-Id`, a 401 `WWW-Authenticate`, a 405 `Allow`, a 429 `Retry-After`. All that may
+answer 504 read `X-Request-Timeout-Ms`. Other paths are 404.
 [Serving](serving.md) tells what the routes are for, [troubleshooting](troubleshooting.md) what to do about an error.
 """
 
@@ -28,6 +30,11 @@ class Route:
     def refusals(self) -> dict[str, str]:
         return {status: each["description"] for status, each in self.operation["responses"].items() if status >= "400"}
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether it asks for one where keys are asked for; the others have few errors."""
+        return "401" in self.refusals()
+
 
 def markdown(document: Node) -> str:
     """What most routes refuse, the routes in the order of the description, the objects by name."""
@@ -37,14 +44,13 @@ def markdown(document: Node) -> str:
         for method, operation in item.items()
         if method != "parameters"
     ]
-    refusing = [set(each.refusals().items()) for each in routes if len(each.refusals()) > 1]
-    everywhere = set.intersection(*refusing)
-    others = ", ".join(f"`{each.path}`" for each in routes if len(each.refusals()) <= 1)
+    everywhere = set.intersection(*(set(each.refusals().items()) for each in routes if each.has_keys))
+    others = ", ".join(f"`{each.path}`" for each in routes if not each.has_keys)
     parts = [INTRODUCTION, "## Errors of most routes\n", f"Of all but {others}:\n", "| status | |", "|---|---|"]
     parts += [f"| {status} | {reason} |" for status, reason in sorted(everywhere)]
     parts += ["", "Those of `/v2` are a [ProtocolError](#protocolerror), the others an [ErrorAnswer](#erroranswer).\n"]
     for each in routes:
-        parts += described_route(each, dict(everywhere))
+        parts += described_route(each, dict(everywhere) if each.has_keys else {})
     parts.append("## Objects\n")
     for name, schema in sorted(document["components"]["schemas"].items()):
         parts += described_object(name, schema)
@@ -75,7 +81,7 @@ def content_types(subject: Node) -> Iterator[str]:
     for name, content in subject.get("content", {}).items():
         schema = content.get("schema", {})
         fields = ", ".join(f"`{field}`: {kind(of)}" for field, of in schema.get("properties", {}).items())
-        is_json_object = name == "application/json" and "$ref" in schema
+        is_json_object = name == "application/json" and not schema.keys().isdisjoint({"$ref", "anyOf"})
         yield kind(schema) if is_json_object else f"`{name}` with {fields}" if fields else f"`{name}`"
 
 

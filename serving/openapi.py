@@ -15,10 +15,14 @@ from serving.errors import ErrorAnswer
 from serving.openapi_parts import (
     CLASSIFY_ERRORS,
     ERRORS,
+    OPEN_ERRORS,
+    SECURITY_SCHEMES,
     error_responses,
     form,
     header_parameter,
     id_parameter,
+    locked,
+    of_type,
     parameter,
     response,
     timeout_parameter,
@@ -29,11 +33,12 @@ from serving.routing import CLIENT_HEADER
 EXPLAIN_ERRORS = CLASSIFY_ERRORS | {
     HTTPStatus.NOT_FOUND: "the variant is not served here, or was exported without class maps"
 }
+PAGE_ERRORS = OPEN_ERRORS | {each: ERRORS[each] for each in (HTTPStatus.BAD_REQUEST, HTTPStatus.GATEWAY_TIMEOUT)}
 BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 
 @cache
-def document(classifier: Classifier) -> bytes:
+def document(classifier: Classifier, asks_for_keys: bool) -> bytes:
     """OpenAPI 3.1 for the variants that are open."""
     _, definitions = TypeAdapter.json_schemas(
         [
@@ -97,27 +102,44 @@ def document(classifier: Classifier) -> bytes:
     }
     page = {
         "summary": "A page to try the service",
-        "responses": {"200": {"description": "HTML", "content": {"text/html": {"schema": {"type": "string"}}}}},
+        "responses": {"200": of_type("text/html", {"type": "string"}, "HTML"), **error_responses(PAGE_ERRORS)},
     }
-    plain = {"200": {"description": "yes"}, "503": {"description": "no"}}
+    described = {
+        "summary": "This description",
+        "responses": {"200": of_type("application/json", {"type": "object"}, "OpenAPI"), **error_responses(ERRORS)},
+    }
+    metrics = {
+        "summary": "Prometheus metrics",
+        "responses": {"200": of_type("text/plain", {"type": "string"}, "yes"), **error_responses(ERRORS)},
+    }
+    paths = {
+        "/classify": {"post": classify},
+        "/classify/batch": {"post": batch},
+        "/explain": {"post": explain},
+        "/variants": {"get": variants},
+        "/docs.json": {"get": described},
+        "/metrics": {"get": metrics},
+        **protocol_paths(classifier),
+        "/ui/": {"get": page},
+        "/readyz": {"get": probe("Every variant has run a warm-up inference")},
+        "/livez": {"get": probe("The worker answers, its device works; `/healthz` is the same")},
+    }
     return json.dumps(
         {
             "openapi": "3.1.0",
             "info": {"title": "Preflight image classification", "version": "1"},
-            "paths": {
-                "/classify": {"post": classify},
-                "/classify/batch": {"post": batch},
-                "/explain": {"post": explain},
-                "/variants": {"get": variants},
-                **protocol_paths(classifier),
-                "/ui/": {"get": page},
-                "/readyz": {"get": {"summary": "Every variant has run a warm-up inference", "responses": plain}},
-                "/livez": {"get": {"summary": "The worker answers, its device works", "responses": plain}},
-                "/metrics": {"get": {"summary": "Prometheus metrics", "responses": {"200": plain["200"]}}},
-            },
-            "components": {"schemas": definitions["$defs"]},
+            "paths": locked(paths) if asks_for_keys else paths,
+            "components": {"schemas": definitions["$defs"], "securitySchemes": SECURITY_SCHEMES},
         }
     ).encode()
+
+
+def probe(summary: str) -> dict[str, Any]:
+    errors = OPEN_ERRORS | {HTTPStatus.SERVICE_UNAVAILABLE: "no"}
+    return {
+        "summary": summary,
+        "responses": {"200": of_type("text/plain", {"type": "string"}, "yes"), **error_responses(errors)},
+    }
 
 
 def most_classes(classifier: Classifier) -> int:

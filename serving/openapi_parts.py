@@ -19,6 +19,14 @@ ERRORS = {
     HTTPStatus.SERVICE_UNAVAILABLE: "not ready",
     HTTPStatus.GATEWAY_TIMEOUT: "not answered within the deadline",
 }
+OPEN_ERRORS = {  # of routes that ask for no key and have no deadline
+    status: ERRORS[status]
+    for status in (
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    )
+}
 CLASSIFY_ERRORS = ERRORS | {
     HTTPStatus.BAD_REQUEST: "no readable image, malformed multipart, a bad or unknown parameter or deadline",
     HTTPStatus.NOT_FOUND: "the variant is not served here",
@@ -26,6 +34,16 @@ CLASSIFY_ERRORS = ERRORS | {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or too many pixels",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the content type is not accepted, or the body is compressed",
     HTTPStatus.TOO_MANY_REQUESTS: "overloaded; retry after the seconds in Retry-After",
+}
+
+HEADERS = {  # of answers with this status, beside X-Request-Id
+    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate", "string", "`Bearer`"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("Allow", "string", "the methods that it answers"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After", "integer", "seconds"),
+}
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 
 
@@ -51,9 +69,37 @@ def id_parameter() -> dict[str, Any]:
 
 
 def error_responses(reasons: dict[HTTPStatus, str], model: str = ErrorAnswer.__name__) -> dict[str, Any]:
-    return {str(int(status)): response(reason, model) for status, reason in sorted(reasons.items())}
+    found = {}
+    for status, reason in sorted(reasons.items()):
+        found[str(int(status))] = response(reason, model)
+        if status in HEADERS:
+            name, kind, told = HEADERS[status]
+            found[str(int(status))]["headers"] |= header(name, kind, told)
+    return found
 
 
-def response(description: str, model: str) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def response(description: str, *models: str) -> dict[str, Any]:
+    """JSON of the model, or of one of them."""
+    schemas = [{"$ref": f"#/components/schemas/{model}"} for model in models]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return of_type("application/json", schema, description)
+
+
+def of_type(content_type: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": header("X-Request-Id", "string", "the request's, or one made for it"),
+        "content": {content_type: {"schema": schema}},
+    }
+
+
+def header(name: str, kind: str, description: str) -> dict[str, Any]:
+    return {name: {"schema": {"type": kind}, "description": description}}
+
+
+def locked(operations: dict[str, Any]) -> dict[str, Any]:
+    """The same, with the keys that are asked for where a 401 says so; either form will do."""
+    for operation in (each for item in operations.values() for each in item.values() if isinstance(each, dict)):
+        if "401" in operation["responses"]:
+            operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+    return operations

@@ -9,6 +9,7 @@ from serving.classifier import Classifier
 from serving.openapi_parts import (
     CLASSIFY_ERRORS,
     ERRORS,
+    OPEN_ERRORS,
     error_responses,
     header_parameter,
     id_parameter,
@@ -56,8 +57,8 @@ INFER_ERRORS = (
 def protocol_paths(classifier: Classifier) -> dict[str, Any]:
     return {
         "/v2": {"get": described("server", "The server and its extensions of the protocol", ServerMetadata)},
-        "/v2/health/live": {"get": ready("server_live", "The worker answers, its device works", ServerLive)},
-        "/v2/health/ready": {"get": ready("server_ready", "Every variant can be asked", ServerReady)},
+        "/v2/health/live": {"get": health("server_live", "The worker answers, its device works", ServerLive)},
+        "/v2/health/ready": {"get": health("server_ready", "Every variant can be asked", ServerReady)},
         "/v2/models/stats": {"get": described("statistics", "Requests, images, time by stage", ModelStatistics)},
         **model_paths(classifier, "/v2/models/{variant}"),
         **model_paths(classifier, "/v2/models/{variant}/versions/{version}"),
@@ -77,7 +78,7 @@ def model_paths(classifier: Classifier, path: str) -> dict[str, Any]:
         path: get("model", "Names, datatypes and shapes of its tensors", ModelMetadata),
         f"{path}/ready": {
             "parameters": named,
-            "get": ready(f"model_ready{ending}", "Its device works", ModelReady, MODEL_ERRORS),
+            "get": ready(f"model_ready{ending}"),
         },
         f"{path}/config": get("model_configuration", "What Triton's clients read of it", ModelConfiguration),
         f"{path}/stats": get("model_statistics", "Requests, images, time by stage", ModelStatistics),
@@ -96,10 +97,19 @@ def described(name: str, summary: str, model: type, errors: dict[HTTPStatus, str
     }
 
 
-def ready(name: str, summary: str, model: type, errors: dict[HTTPStatus, str] = ERRORS) -> dict[str, Any]:
-    """Triton's and KServe's clients take any 2xx for yes, and read the body of a 400."""
-    operation = described(name, summary, model, errors)
-    operation["responses"] |= {"200": response("yes", model.__name__), "400": response("no", model.__name__)}
+def health(name: str, summary: str, model: type) -> dict[str, Any]:
+    """For everybody, and with no deadline. Triton's and KServe's clients take any 2xx for yes, and read the body of a
+    400."""
+    operation = described(name, summary, model)
+    yes, no = (response(said, model.__name__) for said in ("yes", "no"))
+    operation["responses"] = {"200": yes, "400": no, **error_responses(OPEN_ERRORS, ProtocolError.__name__)}
+    return operation
+
+
+def ready(name: str) -> dict[str, Any]:
+    operation = described(name, "Its device works", ModelReady, MODEL_ERRORS)
+    no = response("no, or a bad deadline", ModelReady.__name__, ProtocolError.__name__)
+    operation["responses"] |= {"200": response("yes", ModelReady.__name__), "400": no}
     return operation
 
 

@@ -293,7 +293,7 @@ def test_variants_tell_what_is_served(client: TestClient) -> None:
 
 
 def test_openapi_describes_the_routes_and_the_answers(client: TestClient, openapi: dict[str, Any]) -> None:
-    ours = {"/classify", "/classify/batch", "/explain", "/variants", "/ui/"}
+    ours = {"/classify", "/classify/batch", "/explain", "/variants", "/docs.json", "/ui/"}
     protocol = {path for path in openapi["paths"] if path.startswith("/v2")}
     assert openapi["paths"].keys() == ours | protocol | {"/readyz", "/livez", "/metrics"}
     post = openapi["paths"]["/classify"]["post"]

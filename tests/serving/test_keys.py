@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import jsonschema
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -88,6 +89,29 @@ def test_a_refusal_says_what_is_accepted_and_nothing_of_the_keys(client: TestCli
 )
 def test_health_checks_and_the_page_need_no_key(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200
+
+
+def test_what_refuses_a_request_by_its_head_is_described_for_every_route(
+    client: TestClient, made: dict[Scope, str]
+) -> None:
+    described = client.get("/docs.json", headers=bearer(made[Scope.OBSERVE])).json()
+    version = client.get(f"/v2/models/{PAIR[0]}", headers=bearer(made[Scope.PREDICT])).json()["versions"][0]
+    sent: list[dict[str, str]] = [{}, bearer("wrong"), *(bearer(key) for key in made.values())]
+    sent += [each | {"cookie": "a" * 20_000} for each in sent] + [each | {"x-request-timeout-ms": "x"} for each in sent]
+    seen = set()
+    for path, item in described["paths"].items():
+        for method in {"get", "post"} & item.keys():
+            url = path.format(variant=PAIR[0], version=version)
+            answers = [client.request(verb, url, headers=each) for verb in (method, "DELETE") for each in sent]
+            for answer in answers:
+                assert str(answer.status_code) in item[method]["responses"], (method, path, answer.status_code)
+                found = item[method]["responses"][str(answer.status_code)]
+                assert all(name in answer.headers for name in found["headers"])
+                if schema := found["content"].get("application/json", {}).get("schema"):
+                    jsonschema.validate(answer.json(), schema | {"components": described["components"]})
+                seen.add(answer.status_code)
+            assert ("security" in item[method]) == any(answer.status_code == 401 for answer in answers), path
+    assert seen >= {200, 400, 401, 403, 405, 431}
 
 
 def test_a_body_is_not_read_before_the_key_is(client: TestClient) -> None:
