@@ -25,10 +25,11 @@ def page(capacities: Sequence[Capacity], conditions: Mapping[str, Any], *, figur
 
 def sentence(capacity: Capacity) -> str:
     objective = f"p99 within {bound('slo_p99_ms', capacity.slo_p99_ms)}"
-    if not capacity.probes:
+    ended = [probe for probe in capacity.probes if not probe.incomplete]
+    if not ended:
         return f"Whether {capacity.variant} keeps its {objective} at any rate is not known: none was tried to its end."
     if capacity.rate_rps is None:
-        tried = min(probe.rate_rps for probe in capacity.probes)
+        tried = min(probe.rate_rps for probe in ended)
         return (
             f"{capacity.variant} keeps its {objective} at no rate that was tried, the lowest {quantity('_rps', tried)}."
         )

@@ -247,7 +247,9 @@ def test_a_search_that_was_interrupted_says_so(tmp_path: Path) -> None:
     nothing = replace(
         made_up.capacity(), rate_rps=None, above_rps=None, probes=[], incomplete="interrupted after 0 probes"
     )
+    dead = replace(nothing, probes=[replace(made_up.capacity().probes[0], holds=False, incomplete="it is gone")])
     for capacity, told in (
+        (dead, "at any rate is not known: none was tried to its end."),
         (begun, "resnet20-postact: interrupted after 5 probes; rates beyond were not tried."),
         (nothing, "at any rate is not known: none was tried to its end."),
     ):
