@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +13,10 @@ from export.flavour import load
 from export.images import Pixels, bundled_photographs, from_photographs, from_split, random_pixels
 from export.source import Source, named_by, open_source
 from export.to_engine import Target, target
-from models.choice import ModelChoice
+from models.choice import ModelChoice, numbered
 from models.data import Part, Split, load_split
 from models.spec import Preprocessing, SpecError
+from models.weights import describes_itself
 
 AUTO: Literal["auto"] = "auto"
 
@@ -83,6 +84,8 @@ def open_job(choice: ModelChoice, settings: ExportSettings) -> Job:
     split = load_split(settings.data, Part.TEST, preprocessing) if settings.data is not None else None
     if split is not None and source.checkpoint is not None:
         source = named_by(source, split)
+    if taken := assumed(choice, source):
+        say(f"{source.spec.variant}: taken for granted, since neither weights nor options say it: {taken}")
     images, images_are = parity_images(split, settings.images, preprocessing)
     job = Job(source, split, settings, images, images_are, cuda, built_for, given(choice, settings))
     if settings.precision == AUTO:
@@ -101,6 +104,18 @@ def refuse_unjudged(job: Job) -> None:
         raise SpecError("--precision auto weighs speed against accuracy, which takes trained weights and --data FOLDER")
     if job.settings.runtime is not Runtime.ONNXRUNTIME and isinstance(job.cuda, UnavailableError):
         raise UnavailableError(f"--precision auto times the engines, and there is {job.cuda}; name a precision")
+
+
+def assumed(choice: ModelChoice, source: Source) -> str:
+    """Of what describes weights of another maker, as options, that which nobody said."""
+    if source.checkpoint is None or describes_itself(source.checkpoint):
+        return ""
+    words = []
+    for name, value in asdict(source.spec.preprocessing).items():
+        if getattr(choice, name) is None:
+            words.append(f"--{name} {' '.join(map(str, value if isinstance(value, tuple) else (value,)))}")
+    labels = "numbers as --labels" if source.labels == numbered(len(source.labels)) else ""
+    return ", and ".join(filter(None, (" ".join(words), labels)))
 
 
 def given(choice: ModelChoice, settings: ExportSettings) -> tuple[str, ...]:

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from safetensors.torch import save_file
 
 from export import verify
 from export.__main__ import choices, main, parser, settings_of
 from export.artifact import ArtifactError, Manifest, Precision, command_of, manifest_bytes, read_manifest
-from export.job import given
+from export.job import given, open_job
 from models.resnet import build
 from models.spec import spec_for
 from models.weights import Description, write_checkpoint
@@ -200,6 +201,28 @@ def test_without_labelled_data_the_gate_that_is_open_is_named(
     assert sentence in capsys.readouterr().err
     assert main([*arguments, "--untrained"]) == 0
     assert sentence not in capsys.readouterr().err
+
+
+def test_what_nobody_said_of_weights_of_another_maker_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(build(spec_for("resnet8-postact"), seed=0).state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "labels.txt").write_text("\n".join("abcdefghij"))
+    weights = ["--checkpoint", str(tmp_path / "weights.safetensors"), "--variant", "resnet8-postact"]
+    described = ["--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.2", "0.2", "--resize", "36", "--crop", "32"]
+    described += ["--interpolation", "bicubic", "--labels", str(tmp_path / "labels.txt")]
+
+    def told(arguments: list[str]) -> str:
+        options = parser().parse_args(arguments)
+        (choice,) = choices(options)
+        open_job(choice, settings_of(options))
+        return capsys.readouterr().err
+
+    assert "--resize 32 --crop 32 --mean 0.4914" in told(weights)
+    some = told([*weights, *described[:8]])
+    assert some.endswith("say it: --resize 32 --crop 32 --interpolation bilinear, and numbers as --labels\n")
+    assert told([*weights, *described[:-2]]).endswith("say it: numbers as --labels\n")
+    assert told([*weights, *described]) == ""
 
 
 def test_a_checkpoint_is_exported_under_its_own_name_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
