@@ -13,7 +13,7 @@ INTRODUCTION = """# HTTP API
 What `/docs.json` says of the shipped pair with default settings; `python -m serving reference` prints it of any
 running service. Keys, where a service asks for them, come as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Every
 answer of these routes has an `X-Request-Id`, a 401 `WWW-Authenticate`, a 405 `Allow`, a 429 `Retry-After`. All that may
-answer 504 read `X-Request-Timeout-Ms`. Other paths are 404.
+answer 504 read `X-Request-Timeout-Ms`. What answers GET answers HEAD; other paths are 404.
 [Serving](serving.md) tells what the routes are for, [troubleshooting](troubleshooting.md) what to do about an error.
 """
 

@@ -202,7 +202,7 @@ def test_a_wrong_method_is_told_the_right_one(client: TestClient, method: str, p
 
 
 @pytest.mark.parametrize("path", ["/variants", "/metrics", "/docs.json", "/ui/", "/v2", "/v2/health/ready", "/readyz"])
-def test_whatever_answers_get_answers_head_without_a_body(client: TestClient, path: str) -> None:
+def test_whatever_answers_get_answers_head(client: TestClient, path: str) -> None:
     asked, told = client.get(path), client.head(path)
     assert (told.status_code, told.headers["content-type"]) == (200, asked.headers["content-type"])
 
