@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.findings import Capacity, Probe
-from loadtests.input_file import InputFileError, read_text
+from loadtests.input_file import read_text
 from loadtests.json_file import write_json
 from loadtests.results import ResultsError
 
@@ -28,15 +28,16 @@ def write_capacities(path: Path, capacities: Sequence[Capacity], conditions: Map
 
 def read_capacities(path: Path) -> list[Capacity]:
     """Raises ResultsError, InputFileError."""
+    text = read_text(path, "the capacity.json that a search left")
     try:
-        content = json.loads(read_text(path, "the capacity.json that a search left"))
+        content = json.loads(text)
         if content["format"] != FORMAT:
             raise ResultsError(f"{path}: format {content['format']}, expected {FORMAT}")
         return [
             Capacity(**{**found, "probes": [Probe(**probe) for probe in found["probes"]]})
             for found in content["capacities"]
         ]
+    except ResultsError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ResultsError | InputFileError):
-            raise
         raise ResultsError(f"{path}: no results of a capacity search ({error!r})") from error

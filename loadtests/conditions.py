@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def conditions(
     """
     return {
         "targets": {
-            side: {**asdict(target), "served": dict(served)}
+            side: {"host": target.host, "variant": target.variant, "served": dict(served)}
             for side, (target, served) in zip(Side, targets, strict=False)
         },
         "interleaved": len(targets) > 1,

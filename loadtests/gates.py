@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.findings import Interval, Outcome
-from loadtests.input_file import InputFileError, read_text
+from loadtests.input_file import read_text
 
 
 class GatesError(ValueError):
@@ -54,11 +54,10 @@ BOUNDS = {
 
 def read_gates(path: Path) -> Mapping[str, float]:
     """Bounds by gate. Raises GatesError, InputFileError."""
+    text = read_text(path, "a TOML file of bounds, such as p99_ms = 50")
     try:
-        content = tomllib.loads(read_text(path, "a TOML file of bounds, such as p99_ms = 50"))
-    except InputFileError:
-        raise
-    except ValueError as error:  # not TOML, or not text
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise GatesError(f"{path}: not TOML: {error}") from error
     if not content:
         raise GatesError(f"{path}: no gate in it; known are {', '.join(BOUNDS)}")

@@ -10,11 +10,13 @@ class InputFileError(ValueError):
 
 
 def read_text(path: Path, expected: str) -> str:
-    """UTF-8. Raises InputFileError, which says what was expected there, and ValueError for what is no text."""
+    """UTF-8. Raises InputFileError, which says what was expected there."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputFileError(unread(path, error, f"expected {expected}")) from error
+    except UnicodeDecodeError as error:
+        raise InputFileError(f"{path}: no text ({error}), expected {expected}") from error
 
 
 def unread(path: Path, error: OSError, expected: str) -> str:

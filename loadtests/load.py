@@ -77,7 +77,8 @@ def run_load(
     A schedule begins with the warm-up, and ends the load where it ends first. Times of outcomes are seconds since the
     warm-up's end. Requests still out at the end are waited for; each is given up `patience_s` after it was sent, and is
     then a failure whose latency nobody knows. The load is invalid where 1 % of the requests were sent more than
-    `max_lag_ms` after they were due. It is incomplete where nobody could connect to the server for 2 s on end.
+    `max_lag_ms` after they were due. It is incomplete where nobody could connect to the server for 2 s on end, or
+    another than the target's version answered.
     `on_outcome` gets each outcome that is recorded. Raises Interrupted.
     """
     raise_file_limit()
@@ -110,7 +111,7 @@ def run_load(
         except KeyboardInterrupt:
             ended_s = max(sender.now(), 0.0)
             raise Interrupted(load(ended_s, f"interrupted after {ended_s:.1f} s of {seconds:g} s")) from None
-        return load(ended_s, gone(sender, target))
+        return load(ended_s, gone(sender, target) or replaced(recording, target))
 
 
 def send_open(
@@ -191,6 +192,19 @@ def gone(sender: Sender, target: Target) -> str:
     return (
         f"{target.host}: every attempt to connect failed for {GONE_S:g} s, the load ended {max(sender.now(), 0):.1f} s "
         "after its start; see the service's log, start it again and repeat the run"
+    )
+
+
+def replaced(recording: Recording, target: Target) -> str:
+    """How others than the target's version answered; empty where none did."""
+    others = {version: count for version, count in recording.versions.items() if version != target.version}
+    if not target.version or not others:
+        return ""
+    version = max(others, key=others.__getitem__)
+    return (
+        f"{others[version]:,} of {recording.answered:,} answers of {target.variant} came from its version {version}, "
+        f"not from {target.version}, which {target.host}/variants told at the beginning; repeat the run once all that "
+        "answer there serve the same"
     )
 
 

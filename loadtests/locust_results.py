@@ -8,7 +8,7 @@ import time
 from importlib.metadata import version
 
 from loadtests.gathering import Gathering
-from loadtests.load import invalid
+from loadtests.load import invalid, replaced
 from loadtests.machine import machine
 from loadtests.recording import Recording, Stage
 from loadtests.results import Results, Side, Target, Turn
@@ -21,7 +21,8 @@ def results_of(gathering: Gathering, options: argparse.Namespace, target: Target
     limit = next(iter(gathering.limits.values()), "")
     turn = Turn(
         0, 0, Side.A, gathering.lasted_s(), gathering.recording,
-        gathering.incomplete(is_open), invalid(gathering.recording, limit, options.max_lag_ms),
+        gathering.incomplete(is_open) or replaced(gathering.recording, target),
+        invalid(gathering.recording, limit, options.max_lag_ms),
     )  # fmt: skip
     workload = {"schedule": options.schedule, "seed": options.seed} if is_open else {"users": options.num_users}
     conditions = {

@@ -25,7 +25,7 @@ from loadtests.locust_results import as_text, results_of
 from loadtests.results import Target
 from loadtests.scenario import Payload, payloads, read_size, tensors
 from loadtests.schedule import read_schedule
-from loadtests.served import served
+from loadtests.served import as_served, served
 from loadtests.shares import Share
 from loadtests.users import ClosedUser, OpenUser, Work
 
@@ -38,6 +38,7 @@ class State:
     gathering: Gathering | None = None  # on a master, or alone
     work: Work | None = None  # on a worker, or alone
     share = Share()
+    version = ""  # of the variant, where it was asked for before the test
     told = 0  # requests that were concluded on
 
 
@@ -97,12 +98,13 @@ def check(environment: Environment, runner: Runner) -> None:
     if isinstance(runner, LocalRunner):
         asked(options)
     if options.headless:  # on a page the host may still be changed, and shows at once what fails
-        served(target_of(environment))
+        target = target_of(environment)
+        State.version = as_served(target, served(target)).version
 
 
 def target_of(environment: Environment) -> Target:
     assert environment.parsed_options is not None
-    return Target(str(environment.host).rstrip("/"), environment.parsed_options.variant)
+    return Target(str(environment.host).rstrip("/"), environment.parsed_options.variant, State.version)
 
 
 def asked(options: argparse.Namespace) -> tuple[list[Payload], list[Payload]]:

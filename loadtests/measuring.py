@@ -28,7 +28,7 @@ class Ended(StrEnum):
     ENOUGH = "the interval is as narrow as was asked for"
     ROUNDS = "the rounds that were asked for are done"
     TIME = "the time is up"
-    INCOMPLETE = "the service stopped answering"
+    INCOMPLETE = "the service stopped answering, or another version of it answered"
     INTERRUPTED = "interrupted"
 
 

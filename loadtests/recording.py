@@ -41,6 +41,7 @@ class Outcome:
     sent_bytes: int = 0
     received_bytes: int = 0
     timings_ms: dict[str, float] = field(default_factory=dict)
+    version: str = ""  # of the variant, as the answer says it; empty where it does not
 
 
 class Recording:
@@ -51,6 +52,7 @@ class Recording:
         self.noted: dict[Stage, Counter[int]] = {stage: Counter() for stage in Stage}  # microseconds, not yet sorted
         self.statuses: Counter[str] = Counter()  # 2xx, 4xx, 5xx, or none
         self.failures: Counter[str] = Counter()  # by reason
+        self.versions: Counter[str] = Counter()  # of the variant, by which answers came from each
         self.sent_bytes = self.received_bytes = 0
 
     @property
@@ -90,6 +92,8 @@ class Recording:
             return
         self.keep(Stage.TOTAL, outcome.ended_s - outcome.due_s)
         self.keep(Stage.SENT, outcome.ended_s - outcome.sent_s)
+        if outcome.version:
+            self.versions[outcome.version] += 1
         for stage in (Stage.QUEUE, Stage.DECODE, Stage.INFER):
             if stage in outcome.timings_ms:
                 self.keep(stage, outcome.timings_ms[stage] / 1e3)
@@ -103,6 +107,7 @@ class Recording:
             ours[stage].add(found)
         self.statuses += other.statuses
         self.failures += other.failures
+        self.versions += other.versions
         self.sent_bytes += other.sent_bytes
         self.received_bytes += other.received_bytes
 
@@ -114,6 +119,7 @@ class Recording:
             },
             "statuses": dict(self.statuses),
             "failures": dict(self.failures),
+            "versions": dict(self.versions),
             "sent_bytes": self.sent_bytes,
             "received_bytes": self.received_bytes,
         }
@@ -124,6 +130,7 @@ class Recording:
         for stage, encoded in content["histograms_us"].items():
             found.sorted[Stage(stage)].decode_and_add(encoded)
         found.statuses, found.failures = Counter(content["statuses"]), Counter(content["failures"])
+        found.versions = Counter(content.get("versions", {}))  # earlier recordings do not tell
         found.sent_bytes, found.received_bytes = content["sent_bytes"], content["received_bytes"]
         return found
 

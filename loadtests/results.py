@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from loadtests.input_file import InputFileError, read_text
+from loadtests.input_file import read_text
 from loadtests.json_file import write_json
 from loadtests.recording import Recording
 
@@ -29,10 +29,12 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A variant where it is served; `host` is a URL without a path."""
+    """A variant where it is served; `host` is a URL without a path. Where `version` is given, answers of others are not
+    the variant's."""
 
     host: str
     variant: str
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,13 @@ class Results:
     @classmethod
     def read(cls, path: Path) -> Results:
         """Raises ResultsError, InputFileError."""
+        text = read_text(path, "the results.json that a run or a comparison left")
         try:
-            content = json.loads(read_text(path, "the results.json that a run or a comparison left"))
+            content = json.loads(text)
             if content["format"] != FORMAT:
                 raise ResultsError(f"{path}: format {content['format']}, expected {FORMAT}")
             return cls(content["conditions"], [Turn.from_dict(turn) for turn in content["turns"]])
+        except ResultsError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, ResultsError | InputFileError):
-                raise
             raise ResultsError(f"{path}: no results of a load test ({error!r})") from error

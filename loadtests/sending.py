@@ -31,6 +31,7 @@ BLOCK_BYTES = 65536
 POLL = gevent.monkey.get_original("select", "poll")  # Locust has gevent's in its place, which lets others run
 OWN_LIMITS = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS}
 TIMINGS = re.compile(rb'"timings_ms":\s*(\{[^{}]*\})')
+VERSION = re.compile(rb'"(?:model_)?version":\s*"([^"]*)"')  # of /classify, and of the Open Inference Protocol
 ERROR_CODE = re.compile(rb'"error":\s*"(\w+)"')  # a word; sentences differ from answer to answer
 
 
@@ -100,9 +101,8 @@ class Sender:
         if connection.is_kept:
             self.free.append(connection)
         gevent.sleep(0)  # others whose answers came together with this one look at the clock before this one is judged
-        return Outcome(
-            due_s, sent_s, ended_s, status, problem_of(request, status, body), sent, received, timings_of(body)
-        )
+        problem, version = problem_of(request, status, body), version_of(body)
+        return Outcome(due_s, sent_s, ended_s, status, problem, sent, received, timings_of(body), version)
 
     def kept(self) -> Connection | None:
         """The one used last, so that those which a burst left over go idle and are closed by the server."""
@@ -193,6 +193,11 @@ def problem_of(request: Request, status: int, body: bytes) -> str:
 
 def phrase(status: int) -> str:
     return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+
+
+def version_of(body: bytes) -> str:
+    """Which version answers; empty where the answer does not say it."""
+    return found[1].decode(errors="replace") if (found := VERSION.search(body)) else ""
 
 
 def timings_of(body: bytes) -> dict[str, float]:

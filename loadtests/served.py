@@ -6,6 +6,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -45,6 +46,11 @@ def served(target: Target) -> Served:
         raise TargetError(f"{target.host} serves {', '.join(found)}, not {target.variant}")
     entry: Served = found[target.variant]
     return entry
+
+
+def as_served(target: Target, entry: Served) -> Target:
+    """With the version that the entry tells: who measures it shall not mistake another's answers for its."""
+    return replace(target, version=entry.get("version", ""))
 
 
 def refusal(url: str, answer: urllib.error.HTTPError) -> str:

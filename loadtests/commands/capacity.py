@@ -20,7 +20,7 @@ from loadtests.page import capacity_text, write_capacity
 from loadtests.probing import Objective, probe_with
 from loadtests.results import Side
 from loadtests.schedule import poisson
-from loadtests.served import read_target, served
+from loadtests.served import as_served, read_target, served
 
 CAPACITY_FILE = "capacity.json"
 MOST = len(Side)
@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{len(options.variants)} variants, expected up to {MOST}; search them one after the other")
     targets = {side: read_target(text, options.host) for side, text in zip(Side, options.variants, strict=False)}
     entries = {side: served(target) for side, target in targets.items()}
+    targets = {side: as_served(target, entries[side]) for side, target in targets.items()}
     images = payloads_of(options, entries)
     load = poisson(options.first_rate) if options.first_rate else default_schedule(targets.values(), images)
     first_rate = load.steps[0].rate_rps

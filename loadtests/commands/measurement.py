@@ -11,7 +11,7 @@ from loadtests.commands.load_options import conditions_of, payloads_of, plan_of
 from loadtests.conditions import finished
 from loadtests.measuring import Limits, measure
 from loadtests.results import Results, Side, Target, Turn
-from loadtests.served import served
+from loadtests.served import as_served, served
 
 
 def carry_out(
@@ -23,6 +23,7 @@ def carry_out(
     """What is wrong with options and targets is found before anything is measured. Raises OSError, ValueError."""
     gates = gates_of(options)
     entries = {side: served(target) for side, target in targets.items()}
+    targets = {side: as_served(target, entries[side]) for side, target in targets.items()}
     images = payloads_of(options, entries)
     if Side.B in targets and (shortfall := limits.shortfall(round_s(options))):
         print(f"no difference will be shown: {shortfall}", file=sys.stderr)

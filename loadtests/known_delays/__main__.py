@@ -31,8 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.variants
     ]
     service = Service(
-        variants, options.delay, fail=options.fail, capacity=options.capacity, stall=options.stall, seed=options.seed
-    )
+        variants, options.delay, fail=options.fail, capacity=options.capacity, stall=options.stall,
+        replaced_after=options.replaced_after, seed=options.seed,
+    )  # fmt: skip
     try:
         uvloop.run(serve(service, options.port))
     except OSError as error:
@@ -65,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--fail", type=probability, default=0.0, metavar="PROBABILITY", help="of answering 503")
     top.add_argument("--capacity", type=positive(int), metavar="N", help="serve so many at a time, the others wait")
     top.add_argument("--stall", type=stall, metavar="AT:SECONDS", help="once, AT seconds after the first request")
+    top.add_argument(
+        "--replaced-after", type=positive(int), metavar="N", help="after N answers another version gives them"
+    )
     top.add_argument("--seed", type=int, default=0, help="of delays and failures")
     return top
 

@@ -16,7 +16,7 @@ from hdrh.histogram import HdrHistogram
 from loadtests.known_delays.delays import Delay
 from loadtests.recording import LOWEST_US, histogram
 
-VERSION = "known-delays"
+VERSION, SUCCESSOR = "known-delays", "known-delays-2"
 NOT_MEASURED = "behind this name is no network, but a delay"
 PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "p999_ms": 99.9}
 
@@ -31,12 +31,12 @@ class Variant:
     generator: random.Random
     injected: HdrHistogram = field(default_factory=histogram)
 
-    def listed(self, delay: Delay, is_default: bool) -> dict[str, Any]:
+    def listed(self, version: str, delay: Delay, is_default: bool) -> dict[str, Any]:
         """As the service's `/variants` says it."""
         absent = ("engine", "checkpoint_sha256", "parity", "accuracy", "training_accuracy")
         return {
             "variant": self.name,
-            "version": VERSION,
+            "version": version,
             "default": is_default,
             "split_percent": 100.0 if is_default else 0.0,
             "shadow_percent": 0.0,
@@ -94,12 +94,14 @@ class Service:
         fail: float = 0.0,
         capacity: int | None = None,
         stall: Stall | None = None,
+        replaced_after: int | None = None,
         seed: int = 0,
     ) -> None:
         self.variants = {variant.name: variant for variant in variants}
         self.delay, self.fail, self.free, self.stall = delay, fail, capacity, stall
         self.failing = random.Random(f"{seed}, failures")  # noqa: S311  no secret
         self.waiting: deque[Asked] = deque()
+        self.answered, self.replaced_after = 0, replaced_after
 
     def ask(self, asked: Asked) -> None:
         if self.stall is not None:
@@ -124,15 +126,21 @@ class Service:
         if self.failing.random() < self.fail:
             asked.answer(HTTPStatus.SERVICE_UNAVAILABLE, refusal("injected", "a failure that was asked for"))
         else:
-            asked.answer(HTTPStatus.OK, classification(asked, ended_s))
+            asked.answer(HTTPStatus.OK, classification(asked, self.version, ended_s))
+            self.answered += 1
         if self.waiting:
             self.begin(self.waiting.popleft())
         elif self.free is not None:
             self.free += 1
 
+    @property
+    def version(self) -> str:
+        is_replaced = self.replaced_after is not None and self.answered >= self.replaced_after
+        return SUCCESSOR if is_replaced else VERSION
+
     def listed(self) -> dict[str, Any]:
-        listed = [variant.listed(self.delay, place == 0) for place, variant in enumerate(self.variants.values())]
-        return {"variants": listed}
+        variants = enumerate(self.variants.values())
+        return {"variants": [each.listed(self.version, self.delay, place == 0) for place, each in variants]}
 
     def delays(self) -> dict[str, Any]:
         return {"variants": {name: variant.delays() for name, variant in self.variants.items()}}
@@ -142,10 +150,10 @@ class Service:
             variant.injected = histogram()
 
 
-def classification(asked: Asked, ended_s: float) -> dict[str, Any]:
+def classification(asked: Asked, version: str, ended_s: float) -> dict[str, Any]:
     return {
         "variant": asked.variant.name,
-        "version": VERSION,
+        "version": version,
         "trained": False,
         "predictions": [{"label": "nothing", "index": 0, "probability": 1.0}],
         "timings_ms": {

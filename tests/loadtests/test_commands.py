@@ -228,6 +228,38 @@ def test_a_server_that_dies_ends_the_run_and_what_was_measured_is_kept(
     assert "failed for 2 s" in (tmp_path / "report.html").read_text()
 
 
+def test_another_version_that_takes_over_ends_the_run_and_decides_nothing(loadtests: Loadtests, tmp_path: Path) -> None:
+    """The turns before it are kept, and compared."""
+    asked = gates(tmp_path, "failure_rate = 0.5\n")
+    with known_delays("--delay", "constant:8", "--replaced-after", "900") as replaced:
+        done = loadtests(
+            "compare", "a", "b", "--host", replaced.url, *SHORT, "--rounds", "900", "--within-percent", "0.001",
+            "--gates", asked, "--out", str(tmp_path),
+        )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "cannot tell" in done.stdout.lower()
+    said = "came from its version known-delays-2, not from known-delays, which"
+    assert said in done.stderr
+    assert said in (tmp_path / "report.html").read_text()
+    found = Results.read(tmp_path / "results.json")
+    *before, last = found.turns
+    assert said in last.incomplete
+    assert len(before) > 10
+    assert not any(turn.incomplete or turn.invalid for turn in before)
+    assert all(turn.recording.versions.keys() == {"known-delays"} for turn in before)
+    assert "known-delays-2" in last.recording.versions
+
+
+def test_a_search_ends_where_another_version_takes_over(loadtests: Loadtests, tmp_path: Path) -> None:
+    arguments = ["--slo-p99-ms", "900", "--first-rate", "400", "--probe-seconds", "0.1", "--max-lag-ms", "10000"]
+    with known_delays("--delay", "constant:8", "--replaced-after", "900") as replaced:
+        done = loadtests("capacity", "a", "b", "--host", replaced.url, *arguments, "--out", str(tmp_path))
+    assert done.returncode == 4, done.stderr
+    (found,) = json.loads((tmp_path / "capacity.json").read_text())["capacities"]
+    assert "came from its version known-delays-2" in found["incomplete"]
+    assert found["limited_by"] == "service"
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
 def test_ctrl_c_and_a_request_to_end_keep_what_was_measured(
     interrupted: Callable[[LocalService], subprocess.Popen[str]],
@@ -288,7 +320,9 @@ def test_the_real_service_is_compared_by_a_load_that_was_found(
     assert sum(turn.recording.failed for turn in found.turns) == 0
     assert sum(turn.recording.answered for turn in found.turns) > 0
     assert found.turns[0].recording.percentile_ms("infer", 50) is not None
-    assert found.conditions["targets"]["b"]["served"]["version"].startswith("onnxruntime-fp32-")
+    version = found.conditions["targets"]["b"]["served"]["version"]
+    assert version.startswith("onnxruntime-fp32-")
+    assert {name for turn in found.turns if turn.side is Side.B for name in turn.recording.versions} == {version}
 
 
 def test_tensors_reach_the_real_service(loadtests: Loadtests, service: LocalService, tmp_path: Path) -> None:
@@ -298,6 +332,7 @@ def test_tensors_reach_the_real_service(loadtests: Loadtests, service: LocalServ
     (turn,) = Results.read(tmp_path / "results.json").turns
     assert turn.recording.answered > 0
     assert turn.recording.failed == 0
+    assert turn.recording.versions.total() == turn.recording.answered
 
 
 def test_a_report_of_nothing_leaves_nothing(loadtests: Loadtests, tmp_path: Path) -> None:
@@ -324,6 +359,13 @@ def test_a_file_that_is_not_there_is_named_with_what_was_expected(
         assert f"{absent}: no such file or directory, expected " in done.stderr
         assert expected in done.stderr
         assert "Errno" not in done.stderr
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    binary = str(tmp_path / "binary")
+    for expected, arguments in cases.items():
+        if expected != "a folder of images":
+            done = loadtests(*(argument.replace(absent, binary) for argument in arguments))
+            assert done.returncode == 2
+            assert re.search(rf"{binary}: no text \(.*\), expected .*{re.escape(expected)}", done.stderr), done.stderr
 
 
 def test_what_cannot_be_measured_is_an_error_with_the_next_command(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.known_delays.local import known_delays
 from loadtests.local_service import LocalService, held_port, local_server
 from loadtests.recording import Stage
 from loadtests.results import Results, Turn
@@ -45,12 +46,13 @@ class Done:
 
 @pytest.fixture(scope="module")
 def done(delaying_server: LocalService, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
-    """The same schedule from one process, and from a master and two workers; and two runs that end early. All at once,
-    as most of their time is Locust's start."""
+    """The same schedule from one process, and from a master and two workers; two runs that end early, and one in which
+    another version takes over. All at once, as most of their time is Locust's start."""
     folder, url = tmp_path_factory.mktemp("locust"), delaying_server.url
     options = ["--schedule", SCHEDULE, "--seed", "5", "--max-lag-ms", "10000"]
     devnull = subprocess.DEVNULL
-    with local_server(delaying) as mortal, held_port() as master:
+    successor = known_delays("--variants", "resnet20-preact", "--replaced-after", "20")
+    with local_server(delaying) as mortal, successor as replaced, held_port() as master:
         bind = ["--master", f"--master-bind-port={master}", "--master-bind-host=127.0.0.1", "--expect-workers=2"]
         worker = ["-m", "locust", "-f", "loadtests/locustfile.py", "--worker", f"--master-port={master}"]
         runs = {
@@ -59,6 +61,7 @@ def done(delaying_server: LocalService, tmp_path_factory: pytest.TempPathFactory
             "interrupted": locust(
                 url, folder / "interrupted", "--tags", "open", "tensors", "--schedule", "constant:50"
             ),
+            "replaced": locust(replaced.url, folder / "replaced", "--schedule", "step:50x1"),
             "orphaned": locust(mortal.url, folder / "orphaned", "--schedule", "constant:50", "--image-size", "32x32"),
         }
         workers = [
@@ -126,6 +129,14 @@ def test_a_server_that_dies_ends_the_test_and_leaves_what_was_measured(done: dic
     assert run.turn.incomplete in run.printed
     assert run.turn.recording.answered > 10
     assert run.turn.recording.failures["no answer: ConnectionRefusedError"] > 10
+
+
+def test_another_version_that_takes_over_is_told(done: dict[str, Done]) -> None:
+    run = done["replaced"]
+    assert run.status == 1, run.printed
+    assert run.turn.recording.versions == {"known-delays": 20, "known-delays-2": run.turn.recording.answered - 20}
+    assert "came from its version known-delays-2, not from known-delays, which" in run.turn.incomplete
+    assert run.turn.incomplete in run.printed
 
 
 def test_tags_choose_tensors(done: dict[str, Done]) -> None:
