@@ -20,17 +20,21 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cufft")
 
 
-def on_cpu(path: Path, intra_op_threads: int = 0, *, spinning: bool = True) -> Any:
+def on_cpu(path: Path, intra_op_threads: int = 0, spinning_us: int | None = None) -> Any:
     """An `onnxruntime.InferenceSession` by `cpu_options`.
 
-    Where an inference has several threads, those that have nothing to do wait `spinning`, which is quicker where cores
-    would idle, or asleep, which leaves the cores to others.
+    Where an inference has several threads, those that have nothing to do wait awake for `spinning_us`, which is quicker
+    where cores would idle, then asleep, which leaves the cores to others; None is ONNX Runtime's own way, awake for
+    tens of milliseconds.
 
     Raises:
         ArtifactError: ONNX Runtime cannot open the graph.
     """
     options = cpu_options(intra_op_threads)
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if spinning_us == 0:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    elif spinning_us is not None:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(spinning_us))
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but this

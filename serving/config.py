@@ -160,7 +160,7 @@ class Settings(BaseModel):
         ge=1,
         le=MOST_THREADS,
         description="threads of one inference on a CPU; by default one, and for a request that comes alone as many as "
-        "the worker has cores and threads, where it is long and that at least 1.2 times as fast",
+        "the worker has cores and threads, while that is quicker",
     )
     batching: Batching = Field(
         Batching.AUTO, description="auto: on a GPU what waits, on a CPU up to four short inferences"

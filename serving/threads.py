@@ -51,8 +51,8 @@ class Threads:
         return len(self.idle) == len(self.threads) and not self.todo
 
     def others_rest(self) -> bool:
-        """For one of them to ask: whether it is the only one that has something to do, and nothing waits."""
-        return len(self.idle) == len(self.threads) - 1 and not self.todo
+        """For one of them to ask, or for the event loop while all rest: whether nobody else has anything to do."""
+        return len(self.idle) >= len(self.threads) - 1 and not self.todo
 
     def run(self) -> None:
         hand: Hand = SimpleQueue()

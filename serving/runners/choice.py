@@ -122,9 +122,9 @@ def open_with(
     return open_on_cpu(folder / GRAPH_FILE, manifest, settings.intra_op_threads or 1)
 
 
-def open_on_cpu(graph: Path, manifest: Manifest, intra_op_threads: int) -> Runner:
-    """A graph, opened by ONNX Runtime such that an inference leaves cores that it does not need to others."""
+def open_on_cpu(graph: Path, manifest: Manifest, intra_op_threads: int, spinning_us: int = 0) -> Runner:
+    """A graph, opened by ONNX Runtime such that an inference soon leaves cores that it does not need to others."""
     from export.graph_session import on_cpu  # noqa: PLC0415  not needed where TensorRT serves
     from serving.runners.onnxruntime_runner import OnnxRuntimeRunner  # noqa: PLC0415
 
-    return OnnxRuntimeRunner(on_cpu(graph, intra_op_threads, spinning=False), manifest)
+    return OnnxRuntimeRunner(on_cpu(graph, intra_op_threads, spinning_us), manifest)

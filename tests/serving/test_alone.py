@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,6 +80,21 @@ def test_from_its_second_request_on_a_connection_needs_no_thread(opened: Opened,
     assert [each["status"] for each in answers] == [200, 200, 200]
     assert answers[0]["predictions"] == answers[1]["predictions"] == answers[2]["predictions"]
     assert (opened.in_flight, opened.answered) == (0, 3)
+
+
+def test_who_needs_no_thread_is_spread_over_them(opened: Opened, here: list[bool]) -> None:
+    spread: list[int] = []
+    lane: Any = opened.ready().served[PAIR[0]].lane
+    lane.spread = SimpleNamespace(infer=lambda images: spread.append(len(images)) or lane.runner.infer(images))
+
+    async def scenario() -> None:
+        for _ in range(3):
+            await settled(opened)
+            assert (await ask(opened))["status"] == 200
+
+    asyncio.run(scenario())
+    assert here == [True, True]
+    assert spread == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 
 from serving.errors import RequestError
 from serving.shares import MOST, Shares, worth_a_batch
-from serving.spread import GAIN, gain_of, seconds_alone
 from serving.threads import Threads
 from serving.work import Work
 from tests.serving.test_batching import SICK, Summing, image, until, work
@@ -306,28 +305,6 @@ def test_who_is_alone_may_try_whatever_one_core_would_take(lane: Lane, runner: S
     asyncio.run(scenario())
 
 
-class Lasting:
-    """Takes so long for whatever it is given."""
-
-    runtime, device, engine, fault = "lasting", "cpu", None, None
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def infer(self, images: np.ndarray) -> np.ndarray:
-        time.sleep(self.seconds)
-        return np.zeros((len(images), 1), np.float32)
-
-
 @pytest.mark.parametrize(("seconds", "largest", "expected"), [(0.0001, 64, MOST), (0.0001, 3, 3), (0.02, 64, 1)])
 def test_only_short_inferences_are_worth_a_batch(seconds: float, largest: int, expected: int) -> None:
     assert worth_a_batch(seconds, largest) == expected
-
-
-@pytest.mark.parametrize(("spread_s", "enough"), [(0.001, True), (0.04, False)])
-def test_what_spreading_gains_is_measured(spread_s: float, enough: bool) -> None:
-    assert (gain_of(Lasting(spread_s), Lasting(0.02), 2) >= GAIN) is enough
-
-
-def test_what_an_image_takes_is_measured() -> None:
-    assert 0.02 <= seconds_alone(Lasting(0.02), 2) < 1.0

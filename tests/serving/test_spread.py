@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -15,23 +18,29 @@ from serving.classifier import Served
 from serving.config import Settings
 from serving.http_api import HttpApi
 from serving.opened import Opened
-from serving.spread import LONG_S
+from serving.runners.base import Inference
+from serving.spread import Spread, seconds_alone
 from tests.conftest import PAIR
 from tests.serving.test_http_api import encoded, opening
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Whom the service tried to spread; all of them pay here, on two cores, whatever this machine is."""
-    found: list[Any] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Spread]:
+    """What the service spread; it pays here, on two cores, whatever this machine is."""
+    found: list[Spread] = []
+
+    def spread(narrow: Inference, wide: Inference, crop: int) -> Spread:
+        found.append(Spread(narrow, wide, crop))
+        found[-1].within_s, found[-1].least_s = math.inf, [1.8e-9, 1e-9]
+        return found[-1]
+
     monkeypatch.setattr(cores, "cores", lambda: 2.0)
-    monkeypatch.setattr(classifier, "seconds_alone", lambda narrow, crop: LONG_S)
-    monkeypatch.setattr(classifier, "gain_of", lambda spread, narrow, crop: found.append(spread) or 1.8)
+    monkeypatch.setattr(classifier, "Spread", spread)
     return found
 
 
 @pytest.fixture
-def opened(exported_pair: tuple[str, str], asked: list[Any]) -> Iterator[Opened]:
+def opened(exported_pair: tuple[str, str], asked: list[Spread]) -> Iterator[Opened]:
     assert not asked
     with opening(exported_pair[1:]) as opened:
         yield opened
@@ -51,7 +60,7 @@ def counted(inference: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_it_answers_as_on_one_core(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     client = TestClient(HttpApi(PlainTextResponse(""), opened))
     lane: Any = served(opened).lane
-    narrow, spread = counted(lane.runner, monkeypatch), counted(lane.spread, monkeypatch)
+    narrow, spread = counted(lane.runner, monkeypatch), counted(lane.spread.ways[1], monkeypatch)
     found = [client.post("/classify", content=encoded()).json()["predictions"]]
     monkeypatch.setattr(opened.ready().threads, "others_rest", lambda: False)
     found += [client.post("/classify", content=encoded()).json()["predictions"]]
@@ -83,36 +92,79 @@ def test_a_worker_has_its_share_of_the_cores(
     "settings", [{"threads": 1}, {"intra_op_threads": 1}, {"intra_op_threads": 2}, {"batching": "on"}]
 )
 def test_whoever_asks_for_something_else_has_it(
-    settings: dict[str, Any], exported_pair: tuple[str, str], asked: list[Any]
+    settings: dict[str, Any], exported_pair: tuple[str, str], asked: list[Spread]
 ) -> None:
     with opening(exported_pair[1:], **settings):
         assert not asked
 
 
-def test_a_short_inference_is_not_even_tried(
-    exported_pair: tuple[str, str], asked: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(classifier, "seconds_alone", lambda narrow, crop: LONG_S / 2)
-    with opening(exported_pair[1:]):
-        assert not asked
-
-
-def test_what_gains_nothing_is_closed_again(
-    exported_pair: tuple[str, str], asked: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(classifier, "gain_of", lambda spread, narrow, crop: asked.append(spread) or 1.1)
-    with opening(exported_pair[1:]) as opened:
-        assert served(opened).lane.spread is None  # type: ignore[attr-defined]  # what a CPU has is of this kind
-        assert not hasattr(asked[0], "session")
-
-
-@pytest.mark.parametrize(("gain", "where"), [(1.8, "all of them"), (1.1, "one core like others")])
 def test_the_log_says_what_was_found(
-    gain: float, where: str, exported_pair: tuple[str, str], asked: list[Any], caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(classifier, "gain_of", lambda spread, narrow, crop: gain)
+    exported_pair: tuple[str, str], asked: list[Spread], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "bentoml.serve"), opening(exported_pair[1:]):
-        found = f"2 threads are {gain:.2f} times as fast as one"
-        assert f"{PAIR[1]}: a request that comes alone is inferred on {where}: {found}" in caplog.text
-    assert not asked
+        assert len(asked) == 1
+    expected = "a request that comes alone is inferred on 2 cores while that is quicker: 1.80 times as fast now"
+    assert f"{PAIR[1]}: {expected}" in caplog.text
+
+
+class Lasting:
+    """Takes so long for whatever it is given, and counts what it was."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.count = seconds, 0
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        self.count += 1
+        time.sleep(self.seconds)
+        return np.zeros((len(images), 1), np.float32)
+
+
+IMAGE = np.zeros((1, 2, 2, 3), np.uint8)
+
+
+def gone(spread: Spread, images: int) -> list[int]:
+    """How often each way was, for so many images one after the other."""
+    ways: Any = spread.ways
+    before = [way.count for way in ways]
+    for _ in range(images):
+        spread.infer(IMAGE)
+    return [way.count - count for way, count in zip(ways, before, strict=True)]
+
+
+@pytest.mark.parametrize(("wide_s", "expected"), [(0.001, [0, 5]), (0.04, [5, 0])])
+def test_the_quicker_way_is_gone(wide_s: float, expected: list[int]) -> None:
+    assert gone(Spread(Lasting(0.02), Lasting(wide_s), 2), 5) == expected
+
+
+def test_what_becomes_slow_is_left_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where others come to use the cores, and go."""
+    monkeypatch.setattr("serving.spread.AGAIN", 20)
+    wide = Lasting(0.001)
+    spread = Spread(Lasting(0.02), wide, 2)
+    wide.seconds = 0.2
+    assert gone(spread, 10)[1] < 10
+    assert gone(spread, 1) == [1, 0]
+    wide.seconds = 0.001
+    gone(spread, 2 * 20)
+    assert gone(spread, 1) == [0, 1]
+
+
+def test_several_images_teach_nothing_of_one() -> None:
+    spread = Spread(Lasting(0.02), Lasting(0.001), 2)
+    before = list(spread.least_s)
+    spread.infer(np.zeros((2, 2, 2, 3), np.uint8))
+    assert spread.least_s == before
+
+
+def test_threads_are_not_woken_for_what_is_short() -> None:
+    """But those that wait awake are asked."""
+    spread = Spread(Lasting(0.002), Lasting(0.0), 2)
+    assert spread.within_s < 0.01
+    spread.ended_s -= 1.0
+    assert gone(spread, 1) == [1, 0]
+    spread.within_s = 60.0
+    assert gone(spread, 1) == [0, 1]
+
+
+def test_what_an_image_takes_is_measured() -> None:
+    assert 0.02 <= seconds_alone(Lasting(0.02), 2) < 1.0
