@@ -22,7 +22,7 @@ from serving.runners.base import Inference
 SPINNING_US = 200  # that threads wait awake
 AT_ONCE_S = 0.0005  # after an inference another finds the cores awake
 LONG_S = 0.005  # an inference that is worth waking threads for
-AGAIN = 256  # of so many images that are alone, one goes the slower way: too few for p99 to show it
+AGAIN = 128  # of so many images that are alone, one goes the slower way: too few for p99 to show it
 FORGETTING = 1 / 32  # of what is above the least: much can make an inference slower than it is, nothing quicker
 TRIES = 3
 PAUSE_S = 0.002  # before each: who comes alone finds threads asleep
@@ -31,33 +31,21 @@ PAUSE_S = 0.002  # before each: who comes alone finds threads asleep
 class Spread:
     """An inference on one core or on all, whichever was quicker lately. For one caller at a time.
 
-    `narrow` and `wide` are two sessions of a graph; `crop` is the side of its images.
+    `narrow` and `wide` are two sessions of a graph; an image takes the first `narrow_s`. The second is believed to be
+    quicker until it shows.
     """
 
-    def __init__(self, narrow: Inference, wide: Inference, crop: int) -> None:
+    def __init__(self, narrow: Inference, wide: Inference, narrow_s: float) -> None:
         self.ways = (narrow, wide)
-        images = np.zeros((1, crop, crop, 3), np.uint8)
-        wide.infer(images)  # a session's first run is slower than those that follow
-        is_long = seconds_alone(narrow, crop) >= LONG_S
-        self.within_s = math.inf if is_long else AT_ONCE_S
-        self.least_s = [math.inf, math.inf]  # lately, by the way
+        self.least_s = [narrow_s, 0.0]  # lately, by the way
+        self.within_s = math.inf if narrow_s >= LONG_S else AT_ONCE_S
         self.until_again, self.ended_s = AGAIN, -math.inf
-        for _ in range(TRIES):
-            for way in range(len(self.ways)):
-                self.ways[way].infer(images)
-                self.infer_by(way, images)
-
-    @property
-    def gain(self) -> float:
-        """How many times as fast all cores are as one."""
-        narrow_s, wide_s = self.least_s
-        return narrow_s / wide_s
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 pixels [N, crop, crop, 3] -> logits [N, classes]."""
         if time.perf_counter() - self.ended_s > self.within_s:
             return self.infer_by(0, images)
-        way = int(self.gain > 1)
+        way = int(self.least_s[1] < self.least_s[0])
         self.until_again -= 1
         if not self.until_again:
             self.until_again, way = AGAIN, 1 - way
