@@ -22,7 +22,7 @@ from serving.runners.base import Inference
 SPINNING_US = 200  # that threads wait awake
 AT_ONCE_S = 0.0005  # after an inference another finds the cores awake
 LONG_S = 0.005  # an inference that is worth waking threads for
-AGAIN = 128  # of so many images that are alone, one goes the slower way: too few for p99 to show it
+AGAIN = 128  # of so many images that are quicker on one core one tries all: too few for p99 to show it
 FORGETTING = 1 / 32  # of what is above the least: much can make an inference slower than it is, nothing quicker
 TRIES = 3
 PAUSE_S = 0.002  # before each: who comes alone finds threads asleep
@@ -32,7 +32,7 @@ class Spread:
     """An inference on one core or on all, whichever was quicker lately. For one caller at a time.
 
     `narrow` and `wide` are two sessions of a graph; an image takes the first `narrow_s`. The second is believed to be
-    quicker until it shows.
+    quicker until it shows, and tried again later: what it takes depends on who else uses the cores.
     """
 
     def __init__(self, narrow: Inference, wide: Inference, narrow_s: float) -> None:
@@ -45,11 +45,13 @@ class Spread:
         """uint8 pixels [N, crop, crop, 3] -> logits [N, classes]."""
         if time.perf_counter() - self.ended_s > self.within_s:
             return self.infer_by(0, images)
-        way = int(self.least_s[1] < self.least_s[0])
+        if self.least_s[1] < self.least_s[0]:
+            return self.infer_by(1, images)
         self.until_again -= 1
-        if not self.until_again:
-            self.until_again, way = AGAIN, 1 - way
-        return self.infer_by(way, images)
+        if self.until_again:
+            return self.infer_by(0, images)
+        self.until_again = AGAIN
+        return self.infer_by(1, images)
 
     def infer_by(self, way: int, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         begun = time.perf_counter()
