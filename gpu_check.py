@@ -45,7 +45,7 @@ def main() -> int:
     options = parser().parse_args()
     cuda = Machine().cuda
     folder: Path = options.out / ("no-gpu" if isinstance(cuda, UnavailableError) else cuda.name.replace(" ", "-"))
-    os.environ |= {"BENTOML_HOME": str(folder.absolute() / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+    os.environ["BENTOML_HOME"] = str(folder.absolute() / "bentoml")
     present = [runtime for runtime in SERVED if missing(GpuRuntime(runtime), cuda) is None]
     results, cells = results_in(folder, cuda, options), cells_in(folder, cuda, options.rounds)
     if (line := results.begun_anew()) is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Iterable
@@ -34,7 +33,6 @@ ERRORS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["fold"]:
         return fold_file(arguments[1:])

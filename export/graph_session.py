@@ -14,6 +14,7 @@ import onnxruntime
 from export.artifact import ArtifactError, Precision
 from export.cuda import UnavailableError
 
+RUNTIME = f"onnxruntime {onnxruntime.__version__}"
 CPU = Path("/proc/cpuinfo")
 VNNI = {"avx512_vnni", "avx_vnni"}
 CUDA_PROVIDER = "CUDAExecutionProvider"

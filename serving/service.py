@@ -6,17 +6,15 @@ small network takes to answer.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
-
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reads it once, when it first might report usage
-
-import asyncio
 from pathlib import Path
 from typing import Any, NoReturn
 
 import bentoml
+from bentoml._internal.utils.analytics.usage_stats import do_not_track  # what it remembers, nothing public forgets
 from bentoml.exceptions import BentoMLException
 
 from export.artifact import ArtifactError, Manifest, read_manifest
@@ -46,6 +44,7 @@ IMAGE = bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro="non
 logger = logging.getLogger("bentoml.serve")
 opened = Opened()
 keep_apart()
+do_not_track.cache_clear()  # `bentoml serve` asked the environment before this was imported, and `export` with it
 
 
 class Service(bentoml.Service[Any]):  # type: ignore[misc]  # resolved lazily, as all that BentoML exports

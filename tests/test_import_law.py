@@ -73,6 +73,13 @@ def test_nothing_but_the_peers_imports_what_only_their_environment_has() -> None
     assert all(path.startswith(PEERS) for path in strange)
 
 
+def test_onnx_runtime_is_imported_by_export_alone_which_tells_it_to_report_nothing() -> None:
+    found = [(path, name) for package in OURS for path, name in imports(package)]
+    of_it = {path for path, name in found if name.partition(".")[0] == "onnxruntime"}
+    assert of_it
+    assert all(path.startswith("export/") for path in of_it)
+
+
 def test_serving_imports_the_torch_free_contract_alone() -> None:
     ours = [(path, name) for path, name in imports("serving") if name.partition(".")[0] in OURS - {"serving"}]
     assert ours

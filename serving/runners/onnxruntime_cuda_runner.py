@@ -11,13 +11,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from export.artifact import Manifest
 from export.bound_session import BoundSession
 from export.buckets import bucket_for, buckets_of, in_parts
 from export.cuda import Cuda, DeviceError
+from export.graph_session import RUNTIME
 
 logger = logging.getLogger("bentoml.serve")
 
@@ -32,11 +32,11 @@ class OnnxRuntimeCudaRunner:
     """
 
     engine = None
+    runtime = RUNTIME
 
     def __init__(self, open_session: Callable[[int], Any], manifest: Manifest, cuda: Cuda) -> None:
         self.cuda = cuda
         self.fault: str | None = None
-        self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self.device = f"cuda:0, {cuda}"
         self.buckets = buckets_of(manifest.max_batch_size)
         self.sessions: dict[int, BoundSession] = {}

@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from export.artifact import Manifest
 from export.cuda import DeviceError
+from export.graph_session import RUNTIME
 
 
 class OnnxRuntimeRunner:
@@ -19,11 +19,11 @@ class OnnxRuntimeRunner:
     engine = None
     fault = None
     device = "cpu"
+    runtime = RUNTIME
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self.session = session
         self.input, self.output = manifest.input.name, manifest.output.name
-        self.runtime = f"onnxruntime {onnxruntime.__version__}"
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:

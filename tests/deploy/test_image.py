@@ -23,12 +23,14 @@ from serving.service import IMAGE
 from tests.conftest import BASE_IMAGE, PAIR, ROOT
 from tests.deploy.engine import docker, inspected
 from tests.serving.test_http_api import encoded
+from tests.test_no_telemetry import ONNX_RUNTIMES
 
 MAX_BYTES = 480_000_000
 UID = 10_001
 PROGRAMS_OF_NO_USE = ("gcc", "cc", "make", "git", "uv")
 PORT = 3000
 OUTSIDE = "192.0.2.1"  # of the addresses for documentation: nobody has it
+SENT_WITHIN_S = 5.0  # libraries that report home do so seconds after they are loaded
 LEAVE = (
     "import socket; from contextlib import suppress\n"
     "with suppress(OSError): socket.getaddrinfo('registry.example', 443)\n"
@@ -112,8 +114,10 @@ def test_without_rights_and_without_a_way_out_it_classifies_and_drains(
     written = container.inside("find", "/app", "/bento", "-writable", "-not", "-type", "l")
     assert not written, "what it runs is not its own to change"
 
+    time.sleep(SENT_WITHIN_S)
     answers = container.sent()
     assert answers["datagrams"] == 0
+    assert ONNX_RUNTIMES not in container.inside("find", "/tmp"), "its reports, had there been a way out"
     container.inside("python", "-c", LEAVE)
     assert all(number > answers[kind] for kind, number in container.sent().items()), "or it would not have been noticed"
 
