@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from loadtests.gates import read_gates
 from loadtests.measuring import Ended, Measured
 from loadtests.metrics import LEVEL, METRICS, PRIMARY
 from loadtests.page import as_text, write_report
-from loadtests.results import Results
+from loadtests.results import Results, Side
 from loadtests.verdict import exit_code, judge
 
 RESULTS_FILE = "results.json"
@@ -41,12 +42,17 @@ def conclude(
     options: argparse.Namespace,
     capacities: Sequence[Capacity] = (),
 ) -> int:
-    """Write and show what results say; the exit status of the verdict."""
+    """Write and show what results say; the exit status of the verdict, or without gates of whether all answered."""
     comparison = concluded(results, gates, options.primary, options.level)
     page = write_report(options.out, results, comparison, capacities)
     print(as_text(results, comparison))
     print(f"report: {page}")
-    return MEASURED if comparison.verdict is None else exit_code(comparison.verdict)
+    if comparison.verdict is not None:
+        return exit_code(comparison.verdict)
+    answers = Counter[Side]()
+    for turn in results.turns:
+        answers[turn.side] += turn.recording.answered
+    return MEASURED if all(answers.values()) else NOT_KNOWN
 
 
 def concluded(results: Results, gates: Mapping[str, float] | None, primary: str, level: float) -> Comparison:

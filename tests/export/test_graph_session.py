@@ -1,16 +1,18 @@
-"""What ONNX Runtime is told before it may run a graph on a GPU, over a double of its session."""
+"""What ONNX Runtime is told before it may run a graph on a GPU, over a double of its session; memory given back."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from export import graph_session
 from export.artifact import Precision
 from export.cuda import UnavailableError
-from export.graph_session import CUDA_PROVIDER, on_cuda
+from export.graph_session import CUDA_PROVIDER, give_back, on_cuda
 
 GRAPH = Path("model.onnx")
 
@@ -60,3 +62,21 @@ def test_a_session_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Session, "used", ("CPUExecutionProvider", CUDA_PROVIDER))
     with pytest.raises(UnavailableError, match=r"model\.onnx: ONNX Runtime would run it with CPUExecutionProvider"):
         on_cuda(GRAPH, Precision.FP32, 42)
+
+
+def test_memory_that_is_free_but_held_goes_back_to_the_system() -> None:
+    """Blocks below one that is still needed, as what a graph took while it was opened lies below its session."""
+    number, size = 1_000, 64 << 10  # glibc maps larger ones, and unmaps them, by themselves
+    library, process = ctypes.CDLL(None), psutil.Process()
+    library.malloc.restype, library.malloc.argtypes, library.free.argtypes = (
+        ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p],
+    )  # fmt: skip
+    blocks = [library.malloc(size) for _ in range(number)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks[:-1]:
+        library.free(block)
+    held = process.memory_info().rss
+    give_back()
+    assert held - process.memory_info().rss > number * size * 0.9
+    library.free(blocks[-1])

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.__main__ import main
 from loadtests.local_service import LocalService, local_server
 from loadtests.results import Target
+from tests.loadtests.command_line import Done, Loadtests, known_delays
 
 
 def delaying(port: int) -> list[str]:
@@ -32,3 +34,23 @@ def mortal_server() -> Iterator[LocalService]:
     """One that a test may kill."""
     with local_server(delaying) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def slower_b() -> Iterator[LocalService]:
+    with known_delays("--delay", "constant:8", "--factor", "b=2.5") as running:
+        yield running
+
+
+@pytest.fixture
+def loadtests(capsys: pytest.CaptureFixture[str]) -> Loadtests:
+    """The command line, without the seconds that a process takes to import what it needs."""
+
+    def run(*arguments: str) -> Done:
+        try:
+            status = main(list(arguments))
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        return Done(status, *capsys.readouterr())
+
+    return run
