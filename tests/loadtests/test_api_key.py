@@ -96,7 +96,7 @@ def test_a_key_that_may_only_look_fails_by_its_scope(
 ) -> None:
     service, _, observing = guarded
     monkeypatch.setenv(KEY_VARIABLE, observing)
-    assert short_run(service.url, tmp_path) == 0
+    assert short_run(service.url, tmp_path) == 3, "not one was answered"
     (turn,) = Results.read(tmp_path / "results.json").turns
     assert set(turn.recording.failures) == {"403 wrong_scope"}
     arguments = ["--image", image(tmp_path), "--capacity-seconds", "0.3", "--out", str(tmp_path / "overload.json")]
