@@ -70,7 +70,7 @@ class Shares(Together):
                 return  # one of them will come to it
             self.called += 1
             self.coming += 1
-        self.threads.submit(self.perform)
+        self.threads.submit(self.perform, work.loop)
 
     def run_here(self, work: Work[Any]) -> bool:
         """For the event loop: at once, where no thread has anything to do and inferences are short; False elsewhere."""
@@ -150,6 +150,7 @@ class Shares(Together):
 
     def close(self) -> None:
         """What waits is still run; nothing may be submitted any more, and the threads are closed later."""
+        self.threads.wake_all()
         with self.idle:
             self.closing = True
             self.idle.wait_for(lambda: not self.called)

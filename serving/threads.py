@@ -6,6 +6,7 @@ ResNet-50 in int8 1.02 to 1.04 times as long (docs/decisions.md), probably for c
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,16 +33,30 @@ class Threads:
         for thread in self.threads:
             thread.start()
 
-    def submit(self, function: Callable[[], None]) -> None:
+    def submit(self, function: Callable[[], None], loop: AbstractEventLoop | None = None) -> None:
+        """`loop`: who calls is on it, and has a thread woken at the end of its turn.
+
+        Woken at once, the thread would wait for Python's lock until then, and be woken again for that.
+        """
         self.todo.append(function)
-        self.wake()
+        if loop is None:
+            self.wake()
+        else:
+            loop.call_soon(self.wake)
 
     def wake(self) -> None:
+        if not self.todo and not self.closing:
+            return  # somebody who was awake has done it
         try:
             hand = self.idle.pop()
         except IndexError:  # none is idle: one of them will come to it
             return
         hand.put(None)
+
+    def wake_all(self) -> None:
+        """Before an event loop waits for what is submitted: what it meant to wake at the end of its turn included."""
+        for _ in self.threads:
+            self.wake()
 
     def waiting(self) -> int:
         return len(self.todo)
@@ -77,7 +92,6 @@ class Threads:
 
     def close(self) -> None:
         self.closing = True
-        for _ in self.threads:
-            self.wake()
+        self.wake_all()
         for thread in self.threads:
             thread.join()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,21 @@ def test_closing_waits_until_all_is_answered(lane: Lane, runner: Summing) -> Non
             assert await each.answer
 
     asyncio.run(scenario())
+
+
+def test_an_event_loop_that_closes_it_need_not_end_its_turn(runner: Summing) -> None:
+    async def scenario() -> None:
+        shares = Shares(runner, Threads(1, "classify"), MOST)
+        (last,) = submitted(shares, image(3))
+        shares.close()
+        answers.append(await last.answer)
+
+    answers = list[list[float]]()
+    runner.let_go.release()
+    closing = Thread(target=asyncio.run, args=[scenario()], daemon=True)  # or a failure would hang
+    closing.start()
+    closing.join(10)
+    assert answers == [[36.0]]
 
 
 async def all_rest(shares: Shares) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from threading import Event, current_thread
@@ -67,6 +68,28 @@ def test_a_second_thread_helps_while_the_first_is_at_it(threads: Threads) -> Non
     threads.submit(lambda: meet(other_met, met))
     assert met.wait(10)
     assert other_met.wait(10)
+
+
+def test_an_event_loop_wakes_a_thread_at_the_end_of_its_turn(threads: Threads) -> None:
+    """Until then the thread could but wait for Python's lock."""
+
+    async def scenario() -> None:
+        done = Event()
+        threads.submit(done.set, asyncio.get_running_loop())
+        assert len(threads.idle) == 2
+        assert not threads.rest()
+        await asyncio.sleep(0)
+        assert done.wait(10)
+
+    all_rest(threads)
+    asyncio.run(scenario())
+
+
+def test_nobody_is_woken_for_what_another_has_done(threads: Threads) -> None:
+    all_rest(threads)
+    idle = list(threads.idle)
+    threads.wake()
+    assert threads.idle == idle
 
 
 def test_what_finds_no_idle_thread_is_done_in_order_and_before_closing_ends() -> None:
