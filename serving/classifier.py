@@ -27,7 +27,7 @@ from serving.routing import routing
 from serving.runners.base import Runner
 from serving.runners.choice import Choice, choose, open_on_cpu, open_with
 from serving.runners.machine import Machine
-from serving.shares import MOST, Shares
+from serving.shares import Shares, worth_a_batch
 from serving.spread import SPINNING_US, Spread, seconds_alone
 from serving.threads import Threads
 from serving.work import Lane, Moments, Work
@@ -107,7 +107,7 @@ class Classifier:
     def lane(self, runner: Runner, manifest: Manifest, spread: Spread | None, alone_s: float) -> Lane:
         on_cpu, batching = runner.device == "cpu", self.settings.batching
         if batching is Batching.OFF or (batching is Batching.AUTO and on_cpu):
-            most = 1 if batching is Batching.OFF else min(MOST, manifest.max_batch_size)
+            most = 1 if batching is Batching.OFF else worth_a_batch(alone_s, manifest.max_batch_size)
             return Shares(runner, self.threads, most, manifest.variant, spread, alone_s)
         dispatchers = self.settings.threads if on_cpu else 1
         return Batches(runner, self.threads, manifest.max_batch_size, manifest.variant, dispatchers)

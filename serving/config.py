@@ -163,8 +163,7 @@ class Settings(BaseModel):
         "the worker has cores and threads, while that is quicker",
     )
     batching: Batching = Field(
-        Batching.AUTO,
-        description="auto: on a GPU what waits, on a CPU up to four short inferences, or two where many wait",
+        Batching.AUTO, description="auto: on a GPU what waits, on a CPU up to four short inferences"
     )
     split: Weights = Field({}, description="VARIANT=WEIGHT ...: who answers requests that name no variant")
     shadow: Weights = Field({}, description="VARIANT=PERCENT ...: who gets copies of those, unanswered")

@@ -2,9 +2,8 @@
 
 A thread that becomes free takes its share of what waits, so that the others have theirs, and nobody waits for company.
 Where an inference is short this saves what comes with each: the call, the turn at Python's lock, the event loop's
-waking up. Where it is long, a batch keeps the first in it waiting, so there are two at once, which take less time than
-one after the other, only where so many wait that this hardly shows. Who is alone has the cores of all threads for it,
-which would idle otherwise (`serving/spread.py`).
+waking up. Where it is long, a batch would only keep the first in it waiting; but who is alone then has the cores of all
+threads for it, which would idle otherwise (`serving/spread.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
 from threading import Condition, Lock
 from typing import Any
 
@@ -23,15 +21,14 @@ from serving.together import SMOOTHING, Decoded, Together, refuse_late
 from serving.work import Work
 
 MOST = 4  # images; eight gain no more with a ResNet-20 (docs/decisions.md)
-WITHIN_S = 0.005  # that a batch of short inferences may take
-LONG = 2  # images whose inference takes longer
-PATIENT = 6  # for each thread: where as many wait, two long inferences at once delay the first by a sixth at most
+WITHIN_S = 0.005  # that a batch may take
 CONFIDENT = 0.9  # of the time that a request has: what it may be expected to need
 
 
 class Shares(Together):
-    """A lane. No more than `most` images are inferred at once, unless one request has more; `expected_s` says how many
-    are worth it. `spread` infers on all cores, for requests that find all other threads resting.
+    """A lane. No more than `most` images are inferred at once, unless one request has more.
+
+    `spread` infers on all cores, for requests that find all other threads resting.
     """
 
     def __init__(
@@ -41,8 +38,7 @@ class Shares(Together):
         super().__init__(runner, counted_as)
         self.threads, self.most, self.spread = threads, most, spread
         self.number = len(threads.threads)
-        self.short = worth_a_batch(expected_s, most)
-        self.width = self.number * min(self.short, 2)  # a share in hand and one that waits, and room for others
+        self.width = self.number * min(most, 2)  # a share in hand and one that waits, and room for others
         self.queue: deque[Work[Any]] = deque()
         self.lock = Lock()  # of all below
         self.idle = Condition(self.lock)
@@ -63,8 +59,7 @@ class Shares(Together):
         waiting_s = 0.0
         for lane in self.threads.lanes:  # in turns: of another's no more come before this one than of its own
             waiting_s += min(len(lane.queue), ahead) * lane.expected_s
-        share_s = self.share(ahead) * self.expected_s
-        needed_s = waiting_s / self.number + 2 * share_s  # what is ahead, what is in hand, and its own
+        needed_s = waiting_s / self.number + 2 * self.expected_s  # what is ahead, what is in hand, and its own
         if needed_s > CONFIDENT * (deadline - time.perf_counter()):
             raise overloaded(f"{ahead} requests wait, {needed_s * 1e3:.0f} ms", "what can be answered in time")
 
@@ -79,7 +74,7 @@ class Shares(Together):
 
     def run_here(self, work: Work[Any]) -> bool:
         """For the event loop: at once, where no thread has anything to do and inferences are short; False elsewhere."""
-        if self.short == 1 or self.expected_s > WITHIN_S or self.called or not self.threads.rest():
+        if self.most == 1 or self.expected_s > WITHIN_S or self.called or not self.threads.rest():
             return False
         work.here = True
         self.queue.append(work)
@@ -91,7 +86,7 @@ class Shares(Together):
         while True:
             with self.lock:
                 self.coming -= 1
-                share = self.share(len(self.queue))
+                share = min(self.most, math.ceil(len(self.queue) / self.number))
             if share:
                 self.run_share(share)
             with self.lock:
@@ -105,27 +100,20 @@ class Shares(Together):
                 self.threads.submit(self.perform)
                 return
 
-    def share(self, waiting: int) -> int:
-        """Of so many, what one thread takes."""
-        at_once = self.short
-        if waiting >= PATIENT * self.number:
-            at_once = max(at_once, min(LONG, self.most))
-        return min(at_once, math.ceil(waiting / self.number))
-
     def run_share(self, share: int) -> None:
         begun = time.perf_counter()
         batch: list[Decoded] = []
         images = done = 0
         late = False
         expected_s = self.expected_s if self.spread_now() is None else 0.0  # who is alone takes nobody's time
-        while images < share and (work := self.next(batch, expected_s)) is not None:
-            if late_in(batch, expected_s, work) and work.still_wanted():
+        while images < share and (work := self.next()) is not None:
+            if time.perf_counter() + expected_s > work.deadline and work.still_wanted():
                 refuse_late(work)
                 late = expected_s > 0
                 continue
             if (pixels := work.decoded()) is None:
                 continue
-            if batch and images + len(pixels) > max(self.short, share):
+            if batch and images + len(pixels) > self.most:
                 self.run(batch, self.runner)
                 batch, images = [], 0
             batch.append((work, pixels))
@@ -150,10 +138,8 @@ class Shares(Together):
             self.expected_s += (SMOOTHING if self.expected_s else 1.0) * (seconds - self.expected_s)
         self.opened = True
 
-    def next(self, batch: Sequence[Decoded], expected_s: float) -> Work[Any] | None:
-        """None where others have taken what there was, or the first of the batch would be late for company."""
-        if batch and late_in(batch, expected_s, batch[0][0]):
-            return None
+    def next(self) -> Work[Any] | None:
+        """None where others have taken what there was."""
         try:
             return self.queue.popleft()
         except IndexError:
@@ -170,11 +156,6 @@ class Shares(Together):
             self.idle.wait_for(lambda: not self.called)
 
 
-def late_in(batch: Sequence[Decoded], expected_s: float, work: Work[Any]) -> bool:
-    """Whether it would end too late where one more is inferred with those in the batch."""
-    return time.perf_counter() + expected_s * (len(batch) + 1) > work.deadline
-
-
-def worth_a_batch(seconds: float, most: int) -> int:
-    """Images to infer at once, 1 to `most`: as many as take no longer than `WITHIN_S`, where one takes `seconds`."""
-    return max(1, min(most, int(WITHIN_S / seconds))) if seconds else most
+def worth_a_batch(seconds: float, largest: int) -> int:
+    """Images to infer at once, 1 to `MOST`: as many as take no longer than `WITHIN_S`, where one takes `seconds`."""
+    return max(1, min(MOST, largest, int(WITHIN_S / seconds)))
