@@ -7,6 +7,7 @@ import ast
 import importlib
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -28,10 +29,10 @@ ELSEWHERE = re.compile(r"OOMKilled|Read-only file system|Address already in use"
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 
 
-def anchors(document: Path) -> set[str]:
+def anchors(document: Path) -> list[str]:
     """As GitHub names its headings."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", document.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def links(document: Path) -> list[str]:
@@ -50,6 +51,13 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert target.is_relative_to(ROOT), link
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@documents
+def test_no_heading_stands_twice(document: Path) -> None:
+    """A link could mean either, and what stands twice was mostly pasted twice."""
+    found = Counter(anchors(document))
+    assert [heading for heading, times in found.items() if times > 1] == []
 
 
 def test_the_readme_leads_to_every_document() -> None:
